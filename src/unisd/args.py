@@ -1,0 +1,31 @@
+"""`SelfDistillConfig`: the Hugging Face training arguments plus rollout and prompt options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from transformers import TrainingArguments
+
+from unisd.options import PromptOptions, RolloutOptions
+
+
+@dataclass
+class SelfDistillConfig(RolloutOptions, PromptOptions, TrainingArguments):
+    """Every `TrainingArguments` field, with rollout and prompt options under TRL's names.
+
+    `unisd.options` documents the additions; `output_dir` stays the first positional argument.
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "student_chat_kwargs",
+        "teacher_chat_kwargs",
+    ]
+
+    def __post_init__(self) -> None:
+        RolloutOptions.__post_init__(self)
+        PromptOptions.__post_init__(self)
+        # Rows are examples with text columns; the model's forward takes none of them.
+        self.remove_unused_columns = False
+        TrainingArguments.__post_init__(self)

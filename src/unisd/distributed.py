@@ -1,0 +1,38 @@
+"""Sums and joins over the processes of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor
+
+from unisd.types import StepCounts
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of one launch; every method must be called by all of them."""
+
+    accelerator: Accelerator
+
+    @property
+    def num(self) -> int:
+        """How many there are."""
+        return self.accelerator.num_processes
+
+    def total(self, counts: StepCounts) -> StepCounts:
+        """Counts summed over processes."""
+        if self.num == 1:
+            return counts
+        local = torch.tensor([[counts.num_tokens, counts.num_sequences]], device=self.accelerator.device)
+        num_tokens, num_sequences = self.accelerator.gather(local).sum(0).tolist()
+        return StepCounts(num_tokens, num_sequences)
+
+    def join(self, values: Float[Tensor, " N"]) -> Float[Tensor, " M"]:
+        """The values of all processes in one row; each may bring another number of them. NaN values are left out."""
+        padded = self.accelerator.pad_across_processes(values, pad_index=torch.nan)  # pyright: ignore[reportArgumentType]
+        joined = self.accelerator.gather(padded)
+        return joined[~joined.isnan()]

@@ -1,0 +1,62 @@
+"""Models and tokenizers from a name or a folder, with the errors a user can act on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_model(name_or_path: str, **options: Any) -> PreTrainedModel:
+    """A causal LM; `options` go to `from_pretrained` (`dtype`, `revision`, `gguf_file` ...)."""
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        return AutoModelForCausalLM.from_pretrained(name_or_path, **given)
+    except OSError as error:
+        raise ValueError(_not_found("model", name_or_path, error)) from error
+
+
+def load_tokenizer(name_or_path: str, **options: Any) -> PreTrainedTokenizerBase:
+    """Its tokenizer; padding falls back to the end-of-sequence token."""
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **given)
+    except OSError as error:
+        raise ValueError(_not_found("tokenizer", name_or_path, error)) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _not_found(what: str, name_or_path: str, error: OSError) -> str:
+    reason = str(error).strip().splitlines()[0]
+    return (
+        f"model.name_or_path: no {what} found under {name_or_path!r} ({reason}). "
+        "Give a folder that holds one, or a hub id that this machine can reach or has in its cache."
+    )
+
+
+def with_adapter(model: PreTrainedModel | PeftModel, config: PeftConfig | None) -> PreTrainedModel | PeftModel:
+    """The model with a new adapter of `config`, or as it is."""
+    if config is None:
+        return model
+    if isinstance(model, PeftModel):
+        raise ValueError(
+            "The model already carries an adapter and peft_config asks for another. "
+            "Pass peft_config=None to train the one it has, or a model without adapter."
+        )
+    adapted = get_peft_model(model, config)
+    assert isinstance(adapted, PeftModel)
+    return adapted
+
+
+def check_vocabulary(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer with ids that the model has no embedding for."""
+    rows = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens, the model embeds {rows}. "
+            "Call model.resize_token_embeddings(len(tokenizer)), or use the tokenizer that belongs to the model."
+        )

@@ -1,0 +1,154 @@
+"""`unisd plan`: what a run will do and need, before any weight is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from unisd.config.schema import RunConfig
+from unisd.contexts.demonstration import build_views
+from unisd.contexts.template import measure_views
+from unisd.contexts.view_report import ViewReport
+from unisd.objects import adapter_of, arguments_of, tokenizer_of, train_examples
+from unisd.scoring.fused import chunk_rows
+from unisd.scoring.head import FAMILIES
+from unisd.scoring.plan import Plan, plan_passes
+from unisd.teacher.teacher import BaseTeacher, EMATeacher, LiveTeacher
+from unisd.types import Need
+
+MIB = 2**20
+
+LOSS_BUFFERS = 8
+"""Float32 buffers of (chunk, vocabulary) alive at once in the loss: logits, log-softmax and gradients."""
+
+
+def passes_of(config: RunConfig) -> Plan:
+    """The forward passes of one micro-batch."""
+    return plan_passes(
+        [config.objective.needs, Need.STUDENT_ENTROPY, *(component.needs for component in config.components)]
+    )
+
+
+def plan(config: RunConfig) -> str:
+    """Passes, memory, prompt lengths per view, warnings; loads the model's configuration and tokenizer only."""
+    passes = passes_of(config)
+    sizes = _sizes(config)
+    report = _view_report(config)
+    parts = [passes.text(), sizes.text(config, passes), report.text()]
+    warnings = _warnings(config, sizes, report)
+    if warnings:
+        parts.append("\n".join(f"warning: {warning}" for warning in warnings))
+    return "\n\n".join(parts)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Counts of a model that was never loaded."""
+
+    num_parameters: int
+    num_trainable: int
+    bytes_per_parameter: int
+    hidden_size: int
+    vocabulary: int
+    model_type: str
+    is_peft: bool
+
+    def text(self, config: RunConfig, passes: Plan) -> str:
+        """The memory that follows from the configuration alone, a line per part."""
+        arguments = arguments_of(config)
+        float32 = 4
+        trainable_bytes = self.num_trainable * (float32 if self.is_peft else self.bytes_per_parameter)
+        sequences = arguments.per_device_train_batch_size * arguments.num_generations
+        tokens = sequences * arguments.max_completion_length
+        teacher_copies = {EMATeacher: self.num_trainable * float32, LiveTeacher: 0}
+        base_copy = 0 if self.is_peft else trainable_bytes
+        rows = min(chunk_rows(self.vocabulary), tokens)
+        parts = [
+            (f"weights ({self.num_parameters:,} parameters)", self.num_parameters * self.bytes_per_parameter),
+            (f"gradients ({self.num_trainable:,} trainable)", trainable_bytes),
+            ("AdamW state", 2 * trainable_bytes),
+            ("teacher copy", teacher_copies.get(type(config.teacher), base_copy) if passes.has_teacher else 0),
+            (f"states of {tokens:,} completion tokens", 2 * tokens * self.hidden_size * float32),
+            (f"loss, {rows} tokens at a time", LOSS_BUFFERS * rows * self.vocabulary * float32),
+        ]
+        lines = [f"  {name.ljust(44)} {size / MIB:>9,.0f} MiB" for name, size in parts]
+        total = sum(size for _, size in parts)
+        return "\n".join(
+            [
+                "memory per process (without activations of the backbone and the rollout's cache)",
+                *lines,
+                f"  {'sum'.ljust(44)} {total / MIB:>9,.0f} MiB",
+            ]
+        )
+
+
+def _sizes(config: RunConfig) -> Sizes:
+    section = config.model
+    options: dict[str, Any] = {
+        key: value for key in ("revision", "gguf_file") if (value := getattr(section, key)) is not None
+    }
+    try:
+        model_config = AutoConfig.from_pretrained(
+            section.name_or_path, trust_remote_code=section.trust_remote_code, **options
+        )
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"model.name_or_path: no model found under {section.name_or_path!r} ({reason}). "
+            "Give a folder that holds one, or a hub id that this machine can reach or has in its cache."
+        ) from error
+    dtype = model_config.dtype if section.dtype == "auto" else getattr(torch, section.dtype)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=section.trust_remote_code)
+        adapter = adapter_of(config)
+        adapted = model if adapter is None else get_peft_model(model, adapter)
+    text_config = model_config.get_text_config()
+    return Sizes(
+        num_parameters=sum(parameter.numel() for parameter in adapted.parameters()),
+        num_trainable=sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad),
+        bytes_per_parameter=(dtype or torch.float32).itemsize,
+        hidden_size=text_config.hidden_size,
+        vocabulary=text_config.vocab_size,
+        model_type=model_config.model_type,
+        is_peft=isinstance(adapted, PeftModel),
+    )
+
+
+def _view_report(config: RunConfig) -> ViewReport:
+    options = arguments_of(config)
+    # Over budget is counted here, whatever the policy says about it later.
+    return measure_views(
+        train_examples(config),
+        tokenizer_of(config),
+        options,
+        lambda example: build_views(example, config.contexts.privileged),
+    )
+
+
+def _warnings(config: RunConfig, sizes: Sizes, report: ViewReport) -> list[str]:
+    warnings = []
+    if isinstance(config.teacher, BaseTeacher) and config.teacher.kind == "base" and not sizes.is_peft:
+        warnings.append("full fine-tuning with teacher base keeps a second copy of the weights; peft does without.")
+    if sizes.model_type not in FAMILIES and config.objective.impl != "full":
+        warnings.append(
+            f"model type {sizes.model_type!r} is not known ({', '.join(FAMILIES)}): whole (batch, tokens, vocabulary) "
+            "logits will be used."
+        )
+    if config.objective.support == "sampled":
+        rollout = config.rollout
+        if rollout.temperature != config.objective.temperature or rollout.top_p < 1 or rollout.top_k:
+            warnings.append(
+                "support: sampled is unbiased only where completions are sampled from the scored distribution, but "
+                f"rollout.temperature is {rollout.temperature} (objective.temperature {config.objective.temperature}), "
+                f"top_p {rollout.top_p}, top_k {rollout.top_k}."
+            )
+    for view, number in report.num_over_budget.items():
+        if number:
+            warnings.append(
+                f"{number} views {view!r} are over their budget; data.on_overflow: {config.data.on_overflow}."
+            )
+    return warnings

@@ -1,0 +1,1 @@
+"""Passes over the models: which are needed, how each is run, and what the tokens score."""

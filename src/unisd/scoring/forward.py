@@ -1,0 +1,78 @@
+"""One pass: a view and its completions through a model, down to the states that predict the completion tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unisd.scoring.head import Head, causal_lm, head_of
+from unisd.types import RolloutBatch, View
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class PassOutput:
+    """What one pass leaves behind for scoring."""
+
+    states: Float[Tensor, "B T D"]
+    """Inputs of the head at the positions that predict the completion; whole logits where `head.weight` is `None`."""
+    head: Head
+
+
+def inside_forward(
+    model: nn.Module, inputs: dict[str, Any], fn: Callable[[Tensor], Result], *, call: nn.Module | None = None
+) -> Result:
+    """`fn(states)` on what reaches the output embedding, run within the forward of `call`.
+
+    `call` is the wrapped model (DDP, sharding): its forward must run, or gradients are not reduced over processes, an
+    error as large as the gradient when measured. The output embedding gets an empty slice, so no logits are made.
+    """
+    results: list[Result] = []
+
+    def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        results.append(fn(args[0]))
+        return (args[0][:, :0], *args[1:])
+
+    handle = causal_lm(model).get_output_embeddings().register_forward_pre_hook(hook)
+    try:
+        (call or model)(**inputs)
+    finally:
+        handle.remove()
+    return results[0]
+
+
+def run_pass(
+    model: nn.Module, view: View, batch: RolloutBatch, *, whole_logits: bool, call: nn.Module | None = None
+) -> PassOutput:
+    """Run `concat(view, completion)` through `model`; states at positions P-1 ... P+T-2, which predict the T tokens.
+
+    `whole_logits` takes them from the model as they are: exact for any architecture, (B, T, V) in memory.
+    """
+    num_tokens = batch.completion_ids.shape[1]
+    inputs = _inputs(view, batch)
+    if whole_logits:
+        logits = (call or model)(**inputs).logits[:, -num_tokens - 1 : -1]
+        return PassOutput(logits, Head(None))
+    # One state per completion token, and one more that predicts beyond it.
+    inputs["logits_to_keep"] = num_tokens + 1
+    states = inside_forward(model, inputs, lambda states: states[:, :-1], call=call)
+    head = head_of(model)
+    assert head is not None, "the plan asks for whole logits where the head is not known"
+    return PassOutput(states, head)
+
+
+def _inputs(view: View, batch: RolloutBatch) -> dict[str, Any]:
+    mask = torch.cat([view.mask, batch.completion_mask], dim=1)
+    return {
+        "input_ids": torch.cat([view.ids, batch.completion_ids], dim=1),
+        "attention_mask": mask.long(),
+        # Left padding would otherwise shift the positions of models that count them.
+        "position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0),
+        "use_cache": False,
+    }

@@ -1,0 +1,128 @@
+"""One micro-batch, from views and completions to the loss: the heart of the library.
+
+teacher scores --+
+                 +-> TokenScores -> divergence -> transforms --+
+student scores --+              \\-> added losses -------------+-> coefficients, weights -> reduction -> loss
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unisd.objective import COMPONENTS
+from unisd.objective.divergence import Divergence
+from unisd.objective.reduce import reduce_tokens
+from unisd.scoring.forward import PassOutput, run_pass
+from unisd.scoring.fused import token_scores
+from unisd.scoring.plan import Plan
+from unisd.teacher.teacher import Teacher, scoring_with
+from unisd.types import Loss, Need, RolloutBatch, Signal, TokenLoss, TokenScores, Transform
+
+LogMetric = Callable[[str, Tensor, Tensor], None]
+"""`log(name, values, mask)`: the mean of `values` over `mask` since the last log."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What stays the same from one micro-batch to the next."""
+
+    plan: Plan
+    teacher: Teacher
+    objective: Divergence
+    components: Mapping[str, Loss | Transform]
+    """By the name they are logged under, in the order they apply."""
+    whole_logits: bool = False
+    """Take logits from the model as they are, where its head is not known."""
+    gather: Callable[[Tensor], Tensor] | None = None
+    """Joins rows of all processes, for batch statistics; `None` on one process."""
+
+    def teacher_pass(self, model: nn.Module, batch: RolloutBatch) -> PassOutput | None:
+        """The teacher's states on the privileged view, when something needs them."""
+        if not self.plan.has_teacher:
+            return None
+        with scoring_with(self.teacher, model):
+            output = run_pass(model, batch.views["privileged"], batch, whole_logits=self.whole_logits)
+            return PassOutput(output.states, output.head.detached())
+
+    def student_scores(
+        self, model: nn.Module, batch: RolloutBatch, teacher: PassOutput | None, *, call: nn.Module | None = None
+    ) -> TokenScores:
+        """The student's pass, with gradient, and what it says about each token next to the teacher's."""
+        student = run_pass(model, batch.views["prompt"], batch, whole_logits=self.whole_logits, call=call)
+        signals = token_scores(
+            student,
+            teacher,
+            ids=batch.completion_ids,
+            mask=batch.mask,
+            objective=self.objective,
+            signals=self.plan.signals,
+        )
+        if batch.sampler_logp is not None:
+            signals[Signal.SAMPLER_LOGP] = batch.sampler_logp
+        return TokenScores(
+            mask=batch.mask,
+            completion_ids=batch.completion_ids,
+            signals=signals,
+            counts=batch.counts,
+            gather=self.gather,
+        )
+
+    def token_losses(self, scores: TokenScores, log: LogMetric) -> dict[str, TokenLoss]:
+        """The main term after its transforms, and every added term times its coefficient, by name."""
+        ones = scores.mask.to(scores.dtype)
+        has_main = self.objective.divergence != "none"
+        main = TokenLoss(scores.divergence if has_main else torch.zeros_like(ones), ones)
+        for name, component in self.components.items():
+            if isinstance(component, Transform):
+                readable = scores.read_by(name, component.needs)
+                before, main = main, component(main, readable)
+                for key, values in component.metrics(before, main, readable).items():
+                    log(f"{name}/{key}", values, scores.mask)
+        losses = {"divergence": main} if has_main else {}
+        for name, component in self.components.items():
+            if isinstance(component, Loss):
+                readable = scores.read_by(name, component.needs)
+                values = component(readable)
+                for key, extra in component.metrics(values, readable).items():
+                    log(f"{name}/{key}", extra, scores.mask)
+                losses[name] = TokenLoss(values * component.coefficient, main.weights if component.weighted else ones)
+        return losses
+
+    def reduce(self, token_losses: Mapping[str, TokenLoss], scores: TokenScores) -> Tensor:
+        """This micro-batch's share of the step's loss."""
+        terms = [
+            reduce_tokens(loss, scores.mask, objective=self.objective, counts=scores.counts)
+            for loss in token_losses.values()
+        ]
+        return torch.stack(terms).sum()
+
+
+def log_scores(scores: TokenScores, token_losses: Mapping[str, TokenLoss], log: LogMetric) -> None:
+    """Every term, and every signal that was computed anyway."""
+    for name, loss in token_losses.items():
+        log(f"loss/{name}", loss.values, scores.mask)
+    for name, need, read in (
+        ("divergence", Need.DIVERGENCE, lambda: scores.divergence),
+        ("entropy", Need.STUDENT_ENTROPY, lambda: scores.student_entropy),
+        ("teacher_entropy", Need.TEACHER_ENTROPY, lambda: scores.teacher_entropy),
+        ("sampler_logp", Need.SAMPLER_LOGP, lambda: scores.sampler_logp),
+    ):
+        if scores.has(need):
+            log(name, read(), scores.mask)
+
+
+def named_components(components: Sequence[Loss | Transform]) -> dict[str, Loss | Transform]:
+    """By registry name, or the class name in snake case; a second one of a kind gets `_2`."""
+    registered = {cls: name for name, cls in COMPONENTS.items()}
+    named: dict[str, Loss | Transform] = {}
+    for component in components:
+        cls = type(component)
+        name = registered.get(cls) or re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        number = 1 + sum(type(other) is cls for other in named.values())
+        named[name if number == 1 else f"{name}_{number}"] = component
+    return named

@@ -1,0 +1,119 @@
+"""The `local` task: own rows, as they are or through templates, with a grader by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from unisd.tasks.graders import GRADERS, load_grader
+from unisd.tasks.placeholders import placeholders
+from unisd.tasks.rows import as_example
+from unisd.tasks.source import DataSource
+from unisd.tasks.task import Grade, ask_for_wrong_answer, check_limit
+from unisd.types import Example, Prompt
+
+__all__ = ["DataSource", "LocalTask"]
+
+
+@dataclass(frozen=True)
+class LocalTask:
+    """Rows from files or the hub. Rows count from 0 in its errors, which come at load time."""
+
+    train: DataSource | None = None
+    eval: DataSource | None = None
+    prompt_template: str | None = None
+    """Makes the prompt of rows without a `prompt` column: text with the other columns as placeholders."""
+    privileged_template: str | None = None
+    """The same for `privileged_context`."""
+    name: ClassVar[str] = "local"
+
+    def __post_init__(self) -> None:
+        for _, template, option in self._templates():
+            placeholders(option, template)
+        for source in (self.train, self.eval):
+            if source and source.grader:
+                load_grader(source.grader)
+
+    @property
+    def has_grader(self) -> bool:
+        """Whether completions can be graded: one of the sources names a grader."""
+        return self._grader_name() is not None
+
+    def train_examples(self, limit: int | None = None) -> list[Example]:
+        """The rows of `train`, in their order."""
+        return self._examples(self.train, "train", limit)
+
+    def eval_examples(self, limit: int | None = None) -> list[Example]:
+        """The rows of `eval`, in their order."""
+        return self._examples(self.eval, "eval", limit)
+
+    def grade(self, example: Example, completion: str) -> Grade:
+        """The verdict of the evaluation source's grader, else of the training source's."""
+        name = self._grader_name()
+        if name is None:
+            raise ValueError(
+                f"data.eval.grader is missing, so completions cannot be graded. Graders: {', '.join(GRADERS)}, "
+                "or an import path such as my_graders:grade."
+            )
+        return load_grader(name)(completion, example.answer)
+
+    def negative_request(self, example: Example) -> Prompt:
+        """The row's prompt, asking for an answer that is wrong."""
+        return ask_for_wrong_answer(example.prompt, "Give an answer that looks right but is wrong.")
+
+    def _grader_name(self) -> str | None:
+        names = [source.grader for source in (self.eval, self.train) if source and source.grader]
+        return names[0] if names else None
+
+    def _templates(self) -> list[tuple[str, str, str]]:
+        options = (
+            ("prompt", self.prompt_template, "data.prompt_template"),
+            ("privileged_context", self.privileged_template, "data.privileged_template"),
+        )
+        return [(column, template, option) for column, template, option in options if template is not None]
+
+    def _examples(self, source: DataSource | None, role: str, limit: int | None) -> list[Example]:
+        check_limit(limit)
+        if source is None:
+            raise ValueError(f"data.{role} is missing. Give a task name, or a path to your rows.")
+        rows = source.load(limit)
+        self._check_columns(source, list(rows[0]))
+        examples = []
+        for index, row in enumerate(rows):
+            try:
+                example = as_example(self._filled(row))
+                if source.grader in GRADERS:
+                    _check_answer(source.grader, example)
+            except ValueError as error:
+                raise ValueError(f"{source.path}, row {index}: {error}") from error
+            examples.append(example)
+        return examples
+
+    def _check_columns(self, source: DataSource, columns: list[str]) -> None:
+        for column, template, option in self._templates():
+            if column in columns:
+                raise ValueError(f"{option}: {source.path} has a column {column!r} already. Remove one of the two.")
+            missing = sorted(placeholders(option, template) - set(columns))
+            if missing:
+                raise ValueError(
+                    f"{option}: {source.path} has no column {', '.join(map(repr, missing))}. "
+                    f"Columns: {', '.join(columns)}."
+                )
+
+    def _filled(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The row with the columns that the templates make."""
+        made = {}
+        for column, template, option in self._templates():
+            absent = sorted(name for name in placeholders(option, template) if row[name] is None)
+            if absent:
+                raise ValueError(f"{option}: column {absent[0]!r} is null here. Fill it, or remove the row.")
+            made[column] = template.format_map(row)
+        return {**row, **made}
+
+
+def _check_answer(grader: str, example: Example) -> None:
+    if example.answer is None:
+        raise ValueError(f"answer: missing, but grader {grader} compares with it. Fill the `answer` column.")
+    # An answer that the grader cannot use would otherwise stop the run at its first evaluation.
+    GRADERS[grader]("", example.answer)

@@ -1,0 +1,35 @@
+"""A training run from its configuration: plan, training, and what is left in the output folder. Read this first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from unisd.config.schema import RunConfig
+from unisd.trainer import SelfDistillTrainer
+
+CONFIG_FILE = "unisd.yaml"
+METRICS_FILE = "metrics.json"
+
+
+def run(config: RunConfig, *, resume: str | bool = False) -> SelfDistillTrainer:
+    """Train as the configuration says; returns the trainer with the trained model in `trainer.model`.
+
+    Leaves in `training.output_dir`: the model (or adapter) and tokenizer, checkpoints, the resolved configuration
+    (`unisd.yaml`), the log history and final evaluation (`metrics.json`), and a model card.
+    """
+    trainer = SelfDistillTrainer.from_config(config)
+    print(trainer.plan.text(), flush=True)
+    folder = Path(str(trainer.args.output_dir))
+    is_main = trainer.is_world_process_zero()
+    if is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_text(str(trainer.resolved_config), encoding="utf-8")
+    trainer.train(resume_from_checkpoint=resume or config.training.get("resume_from_checkpoint") or None)
+    final = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    trainer.save_model()
+    if is_main:
+        text = json.dumps({"final": final, "history": trainer.state.log_history}, indent=1)
+        (folder / METRICS_FILE).write_text(text, encoding="utf-8")
+        trainer.create_model_card()
+    return trainer

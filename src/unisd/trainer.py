@@ -1,0 +1,408 @@
+"""`SelfDistillTrainer`: the Hugging Face Trainer, with rollouts before every step and a composed loss in it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from datasets import Dataset, IterableDataset
+from peft import PeftConfig, PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, get_last_checkpoint
+
+from unisd.args import SelfDistillConfig
+from unisd.callbacks import StepCallback, StepClock
+from unisd.completions import CompletionLog
+from unisd.config.dump import resolved_yaml
+from unisd.config.load import load_config
+from unisd.config.schema import RunConfig
+from unisd.contexts.data_set import fit_rows
+from unisd.contexts.demonstration import Demonstration, build_views
+from unisd.contexts.rows import as_example
+from unisd.contexts.template import render_views
+from unisd.contexts.view_report import ViewReport
+from unisd.distributed import Processes
+from unisd.loading import check_vocabulary, load_model, load_tokenizer, with_adapter
+from unisd.metrics import Metrics
+from unisd.modes import evaluation_mode
+from unisd.objective import DivergenceClip
+from unisd.objective.divergence import Divergence
+from unisd.objects import adapter_of, arguments_of, eval_examples, eval_tasks, model_of, tokenizer_of, train_examples
+from unisd.rollout.hf import HFRollout
+from unisd.rollout.seeds import purpose_seed
+from unisd.rollout.writer import RolloutWriter
+from unisd.scoring.head import head_of, warn_slow_head
+from unisd.scoring.plan import Plan, plan_passes
+from unisd.step import Step, log_scores, named_components
+from unisd.tasks.accuracy import grade_all
+from unisd.tasks.task import Task
+from unisd.teacher.teacher import BaseTeacher, Teacher
+from unisd.types import (
+    Completion,
+    Example,
+    Loss,
+    Need,
+    Prompt,
+    RolloutBatch,
+    StepCounts,
+    TokenLoss,
+    TokenScores,
+    Transform,
+)
+
+logger = logging.getLogger(__name__)
+
+Rows = Dataset | IterableDataset | Sequence[Example | Mapping[str, Any]]
+
+
+class SelfDistillTrainer(Trainer):
+    """Trains a causal LM on its own completions, scored by itself under richer contexts.
+
+    `train_dataset` and `eval_dataset` have the columns `prompt` and `privileged_context` (text or messages), optionally
+    `completion`, `teacher_prompt`, `answer`; or they are lists of `Example`. `teacher` says which weights score the
+    privileged view, `objective` is the main term, `components` change it or add to it; left out they are the frozen
+    base, forward KL, and a clip at 10 nats.
+
+    To write a loss, override `compute_token_losses` and name what it reads in `needs`. Other stable override points:
+    `build_views`, `generate`, `reduce`, `log_metric`.
+    """
+
+    needs: ClassVar[Need] = Need()
+    """What this class's `compute_token_losses` reads beyond its parents; united over the class chain."""
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        args: SelfDistillConfig | None = None,
+        train_dataset: Rows | None = None,
+        eval_dataset: Rows | dict[str, Rows] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        teacher: Teacher | None = None,
+        objective: Divergence | None = None,
+        components: Sequence[Loss | Transform] | None = None,
+        rollout: HFRollout | None = None,
+        demonstration: Demonstration | None = None,
+        eval_tasks: Sequence[Task] = (),
+        eval_limit: int | None = None,
+        peft_config: PeftConfig | None = None,
+        compute_metrics: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+    ) -> None:
+        self._options = args or SelfDistillConfig("runs/unisd")
+        self._refuse_several_devices()
+        self.teacher = teacher or BaseTeacher()
+        self.objective = objective or Divergence()
+        self.components = named_components([DivergenceClip(ceiling=10.0)] if components is None else components)
+        self.plan = self._plan()
+        self.demonstration = demonstration or Demonstration()
+        self.rollout = rollout or HFRollout(self._options)
+        self.eval_tasks, self.eval_limit = list(eval_tasks), eval_limit
+        self.view_reports: dict[str, ViewReport] = {}
+        self.resolved_config: str | None = None
+        if isinstance(model, str):
+            processing_class = processing_class or load_tokenizer(model)
+            model = load_model(model)
+        self._tokenizer = processing_class or load_tokenizer(model.config._name_or_path)
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        check_vocabulary(model, self._tokenizer)
+        # The Trainer seeds too, but after a new adapter has drawn its weights.
+        set_seed(self._options.seed)
+        super().__init__(
+            model=with_adapter(model, peft_config),
+            args=self._options,
+            train_dataset=self._fitted("train", train_dataset),
+            eval_dataset=self._fitted("eval", eval_dataset),
+            processing_class=self._tokenizer,
+            data_collator=list,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        # The loss is divided by counts of the whole optimizer step, so the Trainer must not divide again.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = True
+        self._prepare_student()
+
+    @classmethod
+    def from_config(cls, config: RunConfig | str | Path, **overrides: Any) -> SelfDistillTrainer:
+        """The trainer of a YAML file, as `unisd train` builds it; `**{"training.max_steps": 5}` overrides a key."""
+        if not isinstance(config, RunConfig):
+            config = load_config(config, overrides)
+        elif overrides:
+            raise ValueError("Overrides belong to a file: call load_config(path, overrides) first.")
+        trainer = cls(
+            model_of(config),
+            arguments_of(config),
+            train_examples(config),
+            eval_examples(config),
+            tokenizer_of(config),
+            teacher=config.teacher,
+            objective=config.objective,
+            components=config.components,
+            demonstration=config.contexts.privileged,
+            eval_tasks=eval_tasks(config),
+            eval_limit=config.eval.limit,
+            peft_config=adapter_of(config),
+        )
+        trainer.resolved_config = resolved_yaml(config)
+        return trainer
+
+    def _prepare_student(self) -> None:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise ValueError(
+                "DeepSpeed and FSDP are not supported yet: the teacher's weights are untested under sharding. "
+                "Use DDP (accelerate launch --multi_gpu)."
+            )
+        if self.args.gradient_checkpointing and isinstance(self.model, PeftModel):
+            self.model.enable_input_require_grads()
+        self._metrics = {"train": Metrics(), "eval": Metrics()}
+        self._mode = "train"
+        self._num_eval_batches = 0
+        self._clock = StepClock(self._metrics["train"])
+        self._completions = CompletionLog(self._options, Path(str(self.args.output_dir)))
+        self.teacher.start(self._student)
+        processes = Processes(self.accelerator)
+        is_head_known = head_of(self._student) is not None
+        if self.objective.impl == "fused" and not is_head_known:
+            raise ValueError(
+                "objective.impl: fused, but the path to the logits of this model is not known. Use auto (whole logits)."
+            )
+        if self.objective.impl == "auto" and not is_head_known:
+            warn_slow_head(self._student)
+        self.step = Step(
+            plan=self.plan,
+            teacher=self.teacher,
+            objective=self.objective,
+            components=self.components,
+            whole_logits=self.objective.impl == "full" or not is_head_known,
+            gather=processes.join if processes.num > 1 else None,
+        )
+        self._write_rollouts = RolloutWriter(
+            options=self._options,
+            tokenizer=self._tokenizer,
+            render=self._render,
+            generate=lambda prompts, seed: self.generate(prompts, seed=seed),
+            count=processes.total,
+        )
+        self.add_callback(StepCallback(self.teacher, self._metrics["train"], self._clock))
+
+    @property
+    def _student(self) -> Any:
+        return self.model
+
+    def _refuse_several_devices(self) -> None:
+        if self._options.n_gpu > 1:
+            raise ValueError(
+                f"{self._options.n_gpu} GPUs in one process are not supported: a batch would be split after its "
+                "rollout. Start with `accelerate launch`, or show one GPU with CUDA_VISIBLE_DEVICES=0."
+            )
+
+    def _plan(self) -> Plan:
+        own = [vars(cls).get("needs", Need()) for cls in type(self).__mro__]
+        # The entropy costs no pass, and its fall is the first sign of a collapse.
+        own.append(Need.STUDENT_ENTROPY)
+        plan = plan_passes([self.objective.needs, *own, *(component.needs for component in self.components.values())])
+        has_loss = self.objective.needs or any(isinstance(one, Loss) for one in self.components.values())
+        if not has_loss and type(self).compute_token_losses is SelfDistillTrainer.compute_token_losses:
+            raise ValueError(
+                "objective.divergence is none and no component is a loss, so there is nothing to train on. "
+                "Add a loss such as cross_entropy, or set a divergence."
+            )
+        return plan
+
+    # Data and views
+
+    def build_views(self, example: Example) -> dict[str, Prompt]:
+        """The prompts of an example by view: `prompt` for the student, `privileged` for the teacher."""
+        return build_views(example, self.demonstration)
+
+    def generate(self, prompts: list[list[int]], *, seed: int, greedy: bool = False) -> list[Completion]:
+        """One completion per prompt of token ids. Override to sample otherwise."""
+        return self.rollout(self._student, self._tokenizer, prompts, seed=seed, greedy=greedy)
+
+    def _render(self, example: Example) -> dict[str, list[int]]:
+        return render_views(example, self._tokenizer, self._options, self.build_views)
+
+    def _fitted(self, name: str, rows: Any) -> Any:
+        if isinstance(rows, dict):
+            return {each: self._fitted(each, some) for each, some in rows.items()}
+        if rows is None or isinstance(rows, IterableDataset):
+            return rows
+        kept, self.view_reports[name] = fit_rows(
+            name, rows, self._tokenizer, self._options, self.build_views, needs_privileged=self.plan.has_teacher
+        )
+        return kept
+
+    # One optimizer step
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], None]:
+        """The rollouts of the next optimizer step, all its micro-batches at once, with counts over all processes."""
+        micro_batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._clock.start("rollout")
+        batches = self._roll_out(micro_batches, "train", self.state.global_step)
+        self._clock.stop()
+        return batches, None
+
+    def _roll_out(self, micro_batches: list[Any], *purpose: int | str) -> list[RolloutBatch]:
+        if not micro_batches:
+            return []
+        seed = purpose_seed(self._options.seed, *purpose, self.accelerator.process_index)
+        examples = [[as_example(row) for row in batch] for batch in micro_batches]
+        return self._write_rollouts(examples, seed=seed)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: RolloutBatch,  # pyright: ignore[reportIncompatibleMethodOverride]
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """This micro-batch's share of the loss, times the number of processes, because DDP averages over them."""
+        batch = inputs.to(self.args.device)
+        if self._mode == "train":
+            self._clock.start("teacher")
+        teacher_output = self.step.teacher_pass(self._student, batch)
+        if self._mode == "train":
+            self._clock.start("student")
+        scores = self.step.student_scores(self._student, batch, teacher_output, call=model)
+        token_losses = self.compute_token_losses(scores)
+        loss = self.reduce(token_losses, scores)
+        log_scores(scores, token_losses, self.log_metric)
+        self._completions.record(self._metrics[self._mode], batch, is_training=self._mode == "train")
+        loss = loss * self.accelerator.num_processes
+        return (loss, {"completion_ids": batch.completion_ids, "mask": batch.mask}) if return_outputs else loss
+
+    def compute_token_losses(self, scores: TokenScores) -> dict[str, TokenLoss]:
+        """Per-token terms of the loss by name. Override to add your own:
+
+        losses = super().compute_token_losses(scores)
+        losses["confidence"] = TokenLoss(0.1 * scores.student_entropy, torch.ones_like(scores.student_entropy))
+        """
+        return self.step.token_losses(scores, self.log_metric)
+
+    def reduce(self, token_losses: Mapping[str, TokenLoss], scores: TokenScores) -> Tensor:
+        """Sum of the terms, each reduced with `objective.reduction` over the counts of the whole step."""
+        return self.step.reduce(token_losses, scores)
+
+    def log_metric(self, name: str, values: Tensor, mask: Tensor) -> None:
+        """Log the mean of `values` over `mask` (and over processes and steps) since the last log."""
+        self._metrics[self._mode].add(name, values, mask)
+
+    # Evaluation
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Roll out and score a batch; predictions are completion ids, labels the loss mask, both -100 padded."""
+        (batch,) = self._roll_out([inputs], "eval", self._num_eval_batches)
+        self._num_eval_batches += 1
+        local = StepCounts(int(batch.mask.sum()), int(batch.mask.any(-1).sum()))
+        with torch.no_grad(), evaluation_mode(model):
+            loss, outputs = self.compute_loss(model, replace(batch, counts=local), return_outputs=True)
+        loss = loss / self.accelerator.num_processes
+        by_sequence = self.objective.reference or self.objective.reduction == "sequence_mean"
+        size = local.num_sequences if by_sequence else local.num_tokens
+        metrics = self._metrics["eval"]
+        metrics.add("loss", loss * size, fold="sum")
+        metrics.add("size", float(size), fold="sum")
+        if prediction_loss_only:
+            return loss, None, None
+        ids = outputs["completion_ids"].masked_fill(~batch.completion_mask.to(loss.device), -100)
+        return loss, ids, outputs["mask"].long()
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """The training loss over the whole set, whatever the batch size; the same rollout seeds every time."""
+        self._mode, self._num_eval_batches = "eval", 0
+        try:
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        finally:
+            self._mode = "train"
+        collected = self._metrics["eval"].flush(self.accelerator.gather)
+        size = collected.pop("size", 0.0)
+        collected["loss"] = collected.pop("loss", 0.0) / size if size else 0.0
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in collected.items()})
+        return output
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        """`eval_loss`, the rollout's statistics, and the greedy accuracy of every task; before training too."""
+        metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        accuracies = {f"{metric_key_prefix}_{task.name}_accuracy": self.task_accuracy(task) for task in self.eval_tasks}
+        if accuracies:
+            self.log(dict(accuracies))
+        return {**metrics, **accuracies}
+
+    def task_accuracy(self, task: Task) -> float:
+        """Share of the task's evaluation examples that the student solves greedily, under its own prompt."""
+        examples = task.eval_examples(self.eval_limit)
+        mine = examples[self.accelerator.process_index :: self.accelerator.num_processes]
+        prompts = [self._render(example)["prompt"] for example in mine]
+        written = self.generate(prompts, seed=self._options.seed, greedy=True) if prompts else []
+        texts = [self._tokenizer.decode(completion.ids, skip_special_tokens=True) for completion in written]
+        grades = grade_all(task, mine, texts)
+        local = torch.tensor([[sum(grade.correct for grade in grades), len(grades)]], device=self.args.device)
+        num_correct, num = self.accelerator.gather(local).sum(0).tolist()
+        return num_correct / max(num, 1)
+
+    # Logs and checkpoints
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds what was collected since the last training log."""
+        if "loss" in logs:
+            logs.update(self._metrics["train"].flush(self.accelerator.gather))
+            logs.update(self.teacher.metrics(self._student))
+            if self.is_world_process_zero():
+                self._completions.show(self._tokenizer, self.state.global_step)
+        super().log(logs, start_time)
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train; resuming takes up the teacher as well, and is refused where the checkpoint holds none."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir))
+            if resume_from_checkpoint is None:
+                raise ValueError(
+                    f"training.output_dir: {self.args.output_dir!r} holds no checkpoint to resume from. "
+                    "Start without resume, or give the checkpoint's folder."
+                )
+        if isinstance(resume_from_checkpoint, str):
+            self.teacher.load(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The model; and the teacher, where it is a checkpoint to resume from."""
+        super().save_model(output_dir, _internal_call)
+        is_checkpoint = output_dir is not None and Path(output_dir).name.startswith(PREFIX_CHECKPOINT_DIR)
+        if is_checkpoint and self.args.should_save:
+            self.teacher.save(Path(output_dir))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The Trainer's card, with how the model was distilled."""
+        super().create_model_card(*args, **kwargs)
+        card = Path(str(self.args.output_dir)) / "README.md"
+        if self.is_world_process_zero() and card.is_file():
+            with card.open("a", encoding="utf-8") as file:
+                file.write(f"\n## Self-distillation with unisd\n\n```yaml\n{self._description()}```\n")
+
+    def _description(self) -> str:
+        if self.resolved_config is not None:
+            return self.resolved_config
+        parts = {"teacher": self.teacher, "objective": self.objective, **self.components}
+        return "".join(f"{name}: {part}\n" for name, part in parts.items())

@@ -1,0 +1,95 @@
+"""Tiny training runs whose numbers can be compared; also a script, for `accelerate launch`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from torch import Tensor
+
+from tests.tiny import build_tiny_model, build_tiny_tokenizer
+from unisd.args import SelfDistillConfig
+from unisd.objective.clip import DivergenceClip
+from unisd.objective.cross_entropy import CrossEntropy
+from unisd.teacher import EMATeacher
+from unisd.trainer import SelfDistillTrainer
+from unisd.types import Example
+
+WORDS = "red blue green gold grey pink teal plum".split()
+
+
+def examples(num: int) -> list[Example]:
+    """Rows of different lengths, so that padding differs with the batch."""
+    return [
+        Example(
+            prompt=f"Say {WORDS[index % 8]}" + "!" * (index % 5) + "\n",
+            privileged_context=f"{WORDS[(index + 3) % 8]} {index}",
+            completion=WORDS[index % 8] * (1 + index % 3),
+        )
+        for index in range(num)
+    ]
+
+
+def make_trainer(
+    folder: Path, *, is_peft: bool, num: int = 24, dropout: float = 0.0, **options: Any
+) -> SelfDistillTrainer:
+    """A trainer on fixed completions with SGD; `options` are training arguments that replace those."""
+    tokenizer = build_tiny_tokenizer()
+    lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM")
+    arguments: dict[str, Any] = {
+        "backend": "dataset",
+        "max_completion_length": 12,
+        "max_steps": 3,
+        "learning_rate": 0.5,
+        "optim": "sgd",
+        "logging_steps": 1,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+    }
+    torch.manual_seed(0)
+    return SelfDistillTrainer(
+        build_tiny_model(tokenizer),
+        SelfDistillConfig(str(folder), **{**arguments, **options}),
+        examples(num),
+        processing_class=tokenizer,
+        teacher=EMATeacher(decay=0.5, every=2),
+        components=[DivergenceClip(ceiling=3.0), CrossEntropy(coefficient=0.1)],
+        peft_config=lora if is_peft else None,
+    )
+
+
+def trainable(trainer: SelfDistillTrainer) -> dict[str, Tensor]:
+    """A copy of the trainable parameters."""
+    model: Any = trainer.model
+    return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def losses(trainer: SelfDistillTrainer) -> list[float]:
+    """The logged loss of every step."""
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def relative_residual(mine: dict[str, Tensor], theirs: dict[str, Tensor], start: dict[str, Tensor]) -> float:
+    """|mine - theirs| / |theirs - start| over all parameters."""
+    difference = sum((mine[name] - theirs[name]).double().square().sum() for name in mine)
+    moved = sum((theirs[name] - start[name]).double().square().sum() for name in mine)
+    return float((difference / moved) ** 0.5)  # pyright: ignore[reportOperatorIssue]
+
+
+def main(folder: str, kind: str, per_device: str) -> None:
+    """One process of a distributed run; the first one saves what came out."""
+    trainer = make_trainer(Path(folder), is_peft=kind == "peft", per_device_train_batch_size=int(per_device))
+    start = trainable(trainer)
+    trainer.train()
+    if trainer.is_world_process_zero():
+        result = {"start": start, "end": trainable(trainer), "losses": losses(trainer)}
+        torch.save({**result, "world": trainer.accelerator.num_processes}, Path(folder) / "result.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

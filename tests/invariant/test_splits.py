@@ -1,0 +1,68 @@
+"""The loss and the update do not depend on how a step's tokens are split over micro-batches and processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.invariant.runs import losses, make_trainer, relative_residual, trainable
+
+KINDS = pytest.mark.parametrize("kind", ["peft", "full"])
+ROOT = Path(__file__).parents[2]
+
+
+@KINDS
+@pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean"])
+def test_batch_times_accumulation_gives_the_same_loss_and_update(kind: str, reduction: str, tmp_path: Path) -> None:
+    runs = []
+    for per_device, accumulation in ((8, 1), (2, 4), (1, 8)):
+        trainer = make_trainer(
+            tmp_path / f"{per_device}",
+            is_peft=kind == "peft",
+            per_device_train_batch_size=per_device,
+            gradient_accumulation_steps=accumulation,
+        )
+        trainer.step = trainer.step.__class__(
+            **{**vars(trainer.step), "objective": type(trainer.objective)(reduction=reduction)}  # pyright: ignore
+        )
+        start = trainable(trainer)
+        trainer.train()
+        runs.append((losses(trainer), trainable(trainer), start))
+    whole_losses, whole_end, start = runs[0]
+    assert len(whole_losses) == 3
+    assert max((whole_end[name] - start[name]).abs().max() for name in start) > 1e-3
+    for split_losses, split_end, _ in runs[1:]:
+        assert split_losses == pytest.approx(whole_losses, rel=1e-5)
+        assert relative_residual(split_end, whole_end, start) <= 1e-5
+
+
+@KINDS
+def test_two_processes_give_the_loss_and_update_of_one(kind: str, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    command += ["--num_cpu_threads_per_process", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["--main_process_port", "0", "-m", "tests.invariant.runs", str(tmp_path / "two"), kind, "4"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = torch.load(tmp_path / "two" / "result.pt")
+    assert two["world"] == 2
+
+    one = make_trainer(tmp_path / "one", is_peft=kind == "peft", per_device_train_batch_size=8)
+    start = trainable(one)
+    one.train()
+    assert two["losses"] == pytest.approx(losses(one), rel=1e-5)
+    assert relative_residual(two["end"], trainable(one), start) <= 1e-5

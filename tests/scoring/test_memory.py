@@ -1,0 +1,81 @@
+"""The memory of the loss grows with the chunk, not with tokens times vocabulary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from unisd.objective.divergence import Divergence
+from unisd.scoring.forward import PassOutput
+from unisd.scoring.fused import chunk_rows, token_scores
+from unisd.scoring.head import Head
+from unisd.types import Signal
+
+T, V, D = 1024, 49152, 64
+WHOLE = T * V * 4
+"""Bytes of one float32 tensor of all tokens by the vocabulary, 192 MiB."""
+
+
+def peak_bytes(folder: Path, *, rows_per_chunk: int | None) -> int:
+    """The most that a forward and backward pass of the loss holds at a time, its inputs not counted.
+
+    From the profiler's record of every allocation: exact, and the same at each run.
+    """
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(1, T, D, generator=generator, requires_grad=True)
+    weight = torch.randn(V, D, generator=generator) * 0.1  # a frozen head: its gradient would be no part of the chunk
+    teacher = PassOutput(torch.randn(1, T, D, generator=generator), Head(weight))
+    ids = torch.randint(V, (1, T), generator=generator)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        scores = token_scores(
+            PassOutput(states, Head(weight)),
+            teacher,
+            ids=ids,
+            mask=torch.ones(1, T, dtype=torch.bool),
+            objective=Divergence(),
+            signals=Signal.DIVERGENCE | Signal.STUDENT_ENTROPY,
+            rows_per_chunk=rows_per_chunk,
+        )
+        scores[Signal.DIVERGENCE].sum().backward()
+    trace = folder / "trace.json"
+    record.export_chrome_trace(str(trace))
+    events = [event for event in json.loads(trace.read_text())["traceEvents"] if event["name"] == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event["ts"]):
+        held += event["args"]["Bytes"]
+        peak = max(peak, held)
+    assert states.grad is not None
+    assert states.grad.any()
+    return peak
+
+
+@pytest.fixture(scope="module")
+def unchunked(tmp_path_factory: pytest.TempPathFactory) -> int:
+    return peak_bytes(tmp_path_factory.mktemp("unchunked"), rows_per_chunk=T)
+
+
+def test_the_loss_of_long_completions_holds_less_than_two_whole_logit_tensors(tmp_path: Path, unchunked: int) -> None:
+    assert peak_bytes(tmp_path, rows_per_chunk=None) < 2 * WHOLE
+    # So the bound sees it when chunking is off.
+    assert unchunked > 4 * WHOLE
+
+
+def test_the_memory_grows_with_the_chunk(tmp_path: Path, unchunked: int) -> None:
+    assert peak_bytes(tmp_path, rows_per_chunk=T // 16) == pytest.approx(unchunked / 16, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "rows"),
+    [
+        (49152, 256),  # 96 MiB / 8 bytes / 49,152
+        (151936, 128),  # 82 would fit, but fewer than 128 are slow
+        (1000, 1024),  # 12,582 would fit
+        (40000, 256),  # 314, down to a multiple of 64
+    ],
+)
+def test_a_chunk_holds_as_many_rows_as_fit(vocabulary: int, rows: int) -> None:
+    assert chunk_rows(vocabulary) == rows

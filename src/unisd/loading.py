@@ -60,3 +60,12 @@ def check_vocabulary(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase)
             f"The tokenizer has {len(tokenizer)} tokens, the model embeds {rows}. "
             "Call model.resize_token_embeddings(len(tokenizer)), or use the tokenizer that belongs to the model."
         )
+
+
+def refuse_data_parallel(num_devices: int) -> None:
+    """One process drives one device: `nn.DataParallel` would split a batch after its rollout."""
+    if num_devices > 1:
+        raise ValueError(
+            f"{num_devices} GPUs in one process are not supported. Start with `accelerate launch`, "
+            "or show one GPU with CUDA_VISIBLE_DEVICES=0."
+        )

@@ -27,7 +27,7 @@ from unisd.contexts.rows import as_example
 from unisd.contexts.template import render_views
 from unisd.contexts.view_report import ViewReport
 from unisd.distributed import Processes
-from unisd.loading import check_vocabulary, load_model, load_tokenizer, with_adapter
+from unisd.loading import check_vocabulary, load_model, load_tokenizer, refuse_data_parallel, with_adapter
 from unisd.metrics import Metrics
 from unisd.modes import evaluation_mode
 from unisd.objective import DivergenceClip
@@ -96,7 +96,7 @@ class SelfDistillTrainer(Trainer):
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
         self._options = args or SelfDistillConfig("runs/unisd")
-        self._refuse_several_devices()
+        refuse_data_parallel(self._options.n_gpu)
         self.teacher = teacher or BaseTeacher()
         self.objective = objective or Divergence()
         self.components = named_components([DivergenceClip(ceiling=10.0)] if components is None else components)
@@ -198,13 +198,6 @@ class SelfDistillTrainer(Trainer):
     def _student(self) -> Any:
         return self.model
 
-    def _refuse_several_devices(self) -> None:
-        if self._options.n_gpu > 1:
-            raise ValueError(
-                f"{self._options.n_gpu} GPUs in one process are not supported: a batch would be split after its "
-                "rollout. Start with `accelerate launch`, or show one GPU with CUDA_VISIBLE_DEVICES=0."
-            )
-
     def _plan(self) -> Plan:
         own = [vars(cls).get("needs", Need()) for cls in type(self).__mro__]
         # The entropy costs no pass, and its fall is the first sign of a collapse.
@@ -217,8 +210,6 @@ class SelfDistillTrainer(Trainer):
                 "Add a loss such as cross_entropy, or set a divergence."
             )
         return plan
-
-    # Data and views
 
     def build_views(self, example: Example) -> dict[str, Prompt]:
         """The prompts of an example by view: `prompt` for the student, `privileged` for the teacher."""
@@ -240,8 +231,6 @@ class SelfDistillTrainer(Trainer):
             name, rows, self._tokenizer, self._options, self.build_views, needs_privileged=self.plan.has_teacher
         )
         return kept
-
-    # One optimizer step
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -297,8 +286,6 @@ class SelfDistillTrainer(Trainer):
     def log_metric(self, name: str, values: Tensor, mask: Tensor) -> None:
         """Log the mean of `values` over `mask` (and over processes and steps) since the last log."""
         self._metrics[self._mode].add(name, values, mask)
-
-    # Evaluation
 
     def prediction_step(
         self,
@@ -356,8 +343,6 @@ class SelfDistillTrainer(Trainer):
         local = torch.tensor([[sum(grade.correct for grade in grades), len(grades)]], device=self.args.device)
         num_correct, num = self.accelerator.gather(local).sum(0).tolist()
         return num_correct / max(num, 1)
-
-    # Logs and checkpoints
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what was collected since the last training log."""

@@ -58,6 +58,7 @@ def test_overrides_may_stand_on_either_side_of_an_option(tmp_path, capsys):
         ["probe", path, "rollout.top_k=many", "--prompts", "3"],
         ["probe", path, "--prompts", "3", "rollout.top_k=many"],
         ["probe", "--prompts", "3", path, "rollout.top_k=many"],
+        ["probe", path, "rollout.top_k=many", "--prompts", "3", "rollout.top_p=1"],
     ):
         assert main(arguments) == 2
         assert "rollout.top_k must be an integer, got 'many'" in capsys.readouterr().err

@@ -89,6 +89,11 @@ def test_numbers_that_yaml_reads_as_text_become_numbers(load):
     assert config.components == (CrossEntropy(coefficient=0.1),)
 
 
+def test_a_number_of_pissa_iterations_is_an_initial_adapter(load):
+    config = load("peft: {init_lora_weights: pissa_niter_4}")
+    assert config.peft == {"init_lora_weights": "pissa_niter_4"}
+
+
 def test_warmup_ratio_becomes_warmup_steps_with_a_hint(load, caplog):
     with caplog.at_level(logging.WARNING):
         config = load("training: {warmup_ratio: 0.1}")

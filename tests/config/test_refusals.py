@@ -96,6 +96,8 @@ def test_an_ema_teacher_with_an_adapted_head_is_refused(tmp_path, target):
         load_config(path, ["teacher.kind=ema"])
     load_config(path)
     load_config(path, ["teacher.kind=ema", "peft.target_modules=all-linear"])
+    with pytest.raises(ConfigError, match=r"peft.target_modules: '\*proj' is not a pattern"):
+        load_config(path, {"teacher.kind": "ema", "peft.target_modules": "*proj"})
 
 
 def test_a_model_path_that_holds_no_model_is_refused(tmp_path, tiny_checkpoint):
@@ -128,6 +130,16 @@ def test_training_refuses_an_output_folder_in_use_unless_it_resumes(tmp_path):
         check_training(config)
     check_training(config, resume=True)
     check_training(config, resume=str(tmp_path / "out" / "checkpoint-2"))
+
+
+def test_only_the_first_process_minds_that_the_output_folder_is_in_use(tmp_path, monkeypatch):
+    path = tmp_path / "run.yaml"
+    path.write_text(MODEL + "data: {train: cmd}")
+    config = load_config(path, {"training.output_dir": str(tmp_path)})
+    with pytest.raises(ConfigError, match="is not empty"):
+        check_training(config)
+    monkeypatch.setenv("RANK", "1")
+    check_training(config)
 
 
 def test_training_refuses_missing_data_and_arguments_that_contradict_each_other(tmp_path):

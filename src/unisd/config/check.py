@@ -69,7 +69,7 @@ def _check_model_path(config: RunConfig) -> None:
 
 def _check_task_names(config: RunConfig) -> None:
     named = [("data.train", config.data.train), ("data.eval", config.data.eval)]
-    named += [(f"eval.tasks[{position}]", name) for position, name in enumerate(config.eval.tasks)]
+    named += [(f"eval.tasks[{position}]", name) for position, name in enumerate(config.eval.tasks or ())]
     for where, name in named:
         if isinstance(name, str) and name not in TASKS:
             own_data = "" if where.startswith("eval") else ", or {path: train.jsonl} for data of your own"
@@ -184,8 +184,14 @@ def _check_adapter(config: RunConfig) -> None:
 def _adapts_head(peft: dict[str, Any]) -> bool:
     targets = peft.get("target_modules")
     if isinstance(targets, str):
-        # peft takes a string as a pattern over module names; `all-linear` leaves the head out.
-        return targets != "all-linear" and re.fullmatch(targets, "lm_head") is not None
+        # peft takes text as a pattern over module names; the word `all-linear` is not one and leaves the head out.
+        try:
+            return re.fullmatch(targets, "lm_head") is not None
+        except re.error as error:
+            raise ConfigError(
+                f"peft.target_modules: {targets!r} is not a pattern ({error}). Give a list of module names, a pattern, or "
+                "all-linear."
+            ) from None
     return any(name.rsplit(".", 1)[-1] == "lm_head" for name in targets or ())
 
 

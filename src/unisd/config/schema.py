@@ -68,8 +68,8 @@ class ContextsSection:
 class EvalSection:
     """Section `eval`: task accuracy during and after training."""
 
-    tasks: tuple[str, ...] = ()
-    """Tasks to answer and grade."""
+    tasks: tuple[str, ...] | None = None
+    """Tasks to answer and grade; left out it is that of `data.eval` where it can grade, `[]` is none."""
     every: int | None = None
     """Optimizer steps between two evaluations; empty evaluates at the end only."""
     limit: int | None = None

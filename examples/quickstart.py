@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback
 
 from unisd.config.dump import resolved_yaml
 from unisd.config.load import load_config
@@ -162,7 +162,7 @@ def trained(config: RunConfig, reporter: Reporter) -> SelfDistillTrainer:
 
 def answers_of(trainer: SelfDistillTrainer, before: ProbeResult, *, name: str, limit: int | None = None) -> ProbedView:
     """What the model in training makes of the student prompts of the probe, or the first `limit` of them."""
-    assert trainer.processing_class is not None
+    assert isinstance(trainer.processing_class, PreTrainedTokenizerBase)
     return answer_view(
         trainer.model,
         trainer.processing_class,
@@ -170,7 +170,7 @@ def answers_of(trainer: SelfDistillTrainer, before: ProbeResult, *, name: str, l
         before.examples[:limit],
         before.student.prompts[:limit],
         name=name,
-        options=trainer.args,
+        options=trainer.rollout.options,
     )
 
 

@@ -58,4 +58,4 @@ def test_the_tiny_checkpoint_loads_as_any_other(tiny_checkpoint, tiny_model):
 
 def test_shapes_are_checked_under_pytest():
     with pytest.raises(TypeCheckError):
-        View(ids=torch.zeros(2, 3, dtype=torch.long), mask=torch.ones(2, 4, dtype=torch.bool))
+        View(ids=torch.zeros(2, 3, dtype=torch.long), mask=torch.ones(2, 4, dtype=torch.bool), rows=torch.arange(2))

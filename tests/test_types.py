@@ -80,9 +80,9 @@ def test_needs_unite_and_contain_each_other() -> None:
 
 
 def batch_of(*, sampler_logp: torch.Tensor | None) -> RolloutBatch:
-    ids, mask = torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.bool)
+    ids, mask, rows = torch.zeros(2, 3, dtype=torch.long), torch.ones(2, 3, dtype=torch.bool), torch.arange(2)
     return RolloutBatch(
-        views={"prompt": View(ids, mask), "privileged": View(ids, mask)},
+        views={"prompt": View(ids, mask, rows), "privileged": View(ids, mask, rows)},
         completion_ids=ids,
         completion_mask=mask,
         mask=mask,
@@ -105,7 +105,7 @@ def test_a_batch_has_a_length_answers_in_and_is_not_a_mapping() -> None:
 def test_a_batch_moves_every_tensor_it_holds(sampler_logp: torch.Tensor | None) -> None:
     batch = batch_of(sampler_logp=sampler_logp)
     moved = batch.to("meta")
-    views = [tensor for view in moved.views.values() for tensor in (view.ids, view.mask)]
+    views = [tensor for view in moved.views.values() for tensor in (view.ids, view.mask, view.rows)]
     tensors = [*views, moved.completion_ids, moved.completion_mask, moved.mask, moved.sampler_logp]
     assert {tensor.device.type for tensor in tensors if tensor is not None} == {"meta"}
     assert (moved.sampler_logp is None) == (sampler_logp is None)

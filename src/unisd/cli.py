@@ -82,10 +82,8 @@ def _train(arguments: argparse.Namespace) -> None:
     if isinstance(arguments.resume, str) and "=" in arguments.resume and not Path(arguments.resume).exists():
         raise ConfigError(f"--resume takes a checkpoint, got {arguments.resume!r}. Write overrides before --resume.")
     config = load_config(arguments.config, arguments.overrides)
-    from unisd.config.check import check_training
     from unisd.train import run
 
-    check_training(config, resume=arguments.resume)
     run(config, resume=arguments.resume)
 
 

@@ -232,7 +232,7 @@ def answer_view(
 ) -> ProbedView:
     """Greedy completions of `prompts` (token ids, one per example), graded where the task can grade."""
     completions = HFRollout(options)(model, tokenizer, prompts, seed=0, greedy=True)
-    texts = [tokenizer.decode(completion.ids, skip_special_tokens=True) for completion in completions]
+    texts = [str(tokenizer.decode(completion.ids, skip_special_tokens=True)) for completion in completions]
     is_gradable = not (isinstance(task, LocalTask) and not task.has_grader)
     return ProbedView(
         name=name,

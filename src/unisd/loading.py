@@ -6,7 +6,14 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 
 def load_model(name_or_path: str, **options: Any) -> PreTrainedModel:
@@ -14,6 +21,15 @@ def load_model(name_or_path: str, **options: Any) -> PreTrainedModel:
     given = {key: value for key, value in options.items() if value is not None}
     try:
         return AutoModelForCausalLM.from_pretrained(name_or_path, **given)
+    except OSError as error:
+        raise ValueError(_not_found("model", name_or_path, error)) from error
+
+
+def load_model_config(name_or_path: str, **options: Any) -> PretrainedConfig:
+    """The configuration alone, no weights; `options` as for `load_model`."""
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        return AutoConfig.from_pretrained(name_or_path, **given)
     except OSError as error:
         raise ValueError(_not_found("model", name_or_path, error)) from error
 
@@ -47,7 +63,10 @@ def with_adapter(model: PreTrainedModel | PeftModel, config: PeftConfig | None) 
             "The model already carries an adapter and peft_config asks for another. "
             "Pass peft_config=None to train the one it has, or a model without adapter."
         )
-    adapted = get_peft_model(model, config)
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise ValueError(f"peft: {error}") from error
     assert isinstance(adapted, PeftModel)
     return adapted
 

@@ -73,6 +73,22 @@ class RolloutOptions:
         _require(skip >= 0, "num_loss_tokens_to_skip", "0 or positive", skip)
 
 
+@dataclass(frozen=True)
+class Gate:
+    """Score extra teacher views for the most uncertain sequences only: `contexts.auxiliary.gate`, `.negative.gate`.
+
+    The others keep agreement weight 1 and hinge 0. Source: the cost remedy that UniSD (arXiv:2605.06597) suggests.
+    """
+
+    signal: Literal["sampler_nll", "student_entropy"] = "sampler_nll"
+    """Mean over a completion's tokens of the sampler's negative log-probability, or of the student's entropy."""
+    fraction: float = 0.25
+    """Share of sequences let through: of the optimizer step's per process, or of the micro-batch's for the entropy."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.fraction <= 1, "gate.fraction", "in (0, 1]", self.fraction)
+
+
 def _require(ok: bool, name: str, allowed: str, given: object) -> None:
     if not ok:
         raise ValueError(f"{name} must be {allowed}, got {given!r}.")

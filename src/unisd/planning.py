@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, TrainingArguments
 
 from unisd.config.schema import RunConfig
 from unisd.contexts.demonstration import build_views
 from unisd.contexts.template import measure_views
 from unisd.contexts.view_report import ViewReport
-from unisd.objects import adapter_of, arguments_of, tokenizer_of, train_examples
+from unisd.loading import load_model_config, with_adapter
+from unisd.objects import adapter_of, tokenizer_of, train_examples
 from unisd.scoring.fused import chunk_rows
 from unisd.scoring.head import FAMILIES
 from unisd.scoring.plan import Plan, plan_passes
@@ -59,11 +59,10 @@ class Sizes:
 
     def text(self, config: RunConfig, passes: Plan) -> str:
         """The memory that follows from the configuration alone, a line per part."""
-        arguments = arguments_of(config)
         float32 = 4
         trainable_bytes = self.num_trainable * (float32 if self.is_peft else self.bytes_per_parameter)
-        sequences = arguments.per_device_train_batch_size * arguments.num_generations
-        tokens = sequences * arguments.max_completion_length
+        batch_size = config.training.get("per_device_train_batch_size", TrainingArguments.per_device_train_batch_size)
+        tokens = batch_size * config.rollout.num_generations * config.rollout.max_completion_length
         teacher_copies = {EMATeacher: self.num_trainable * float32, LiveTeacher: 0}
         base_copy = 0 if self.is_peft else trainable_bytes
         rows = min(chunk_rows(self.vocabulary), tokens)
@@ -88,24 +87,16 @@ class Sizes:
 
 def _sizes(config: RunConfig) -> Sizes:
     section = config.model
-    options: dict[str, Any] = {
-        key: value for key in ("revision", "gguf_file") if (value := getattr(section, key)) is not None
-    }
-    try:
-        model_config = AutoConfig.from_pretrained(
-            section.name_or_path, trust_remote_code=section.trust_remote_code, **options
-        )
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"model.name_or_path: no model found under {section.name_or_path!r} ({reason}). "
-            "Give a folder that holds one, or a hub id that this machine can reach or has in its cache."
-        ) from error
+    model_config = load_model_config(
+        section.name_or_path,
+        revision=section.revision,
+        gguf_file=section.gguf_file,
+        trust_remote_code=section.trust_remote_code,
+    )
     dtype = model_config.dtype if section.dtype == "auto" else getattr(torch, section.dtype)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=section.trust_remote_code)
-        adapter = adapter_of(config)
-        adapted = model if adapter is None else get_peft_model(model, adapter)
+        adapted = with_adapter(model, adapter_of(config))
     text_config = model_config.get_text_config()
     return Sizes(
         num_parameters=sum(parameter.numel() for parameter in adapted.parameters()),
@@ -119,12 +110,10 @@ def _sizes(config: RunConfig) -> Sizes:
 
 
 def _view_report(config: RunConfig) -> ViewReport:
-    options = arguments_of(config)
-    # Over budget is counted here, whatever the policy says about it later.
     return measure_views(
         train_examples(config),
         tokenizer_of(config),
-        options,
+        config.data,
         lambda example: build_views(example, config.contexts.privileged),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,28 @@ from torch import Tensor, nn
 from unisd.objective import COMPONENTS
 from unisd.objective.divergence import Divergence
 from unisd.objective.reduce import reduce_tokens
+from unisd.options import Gate
+from unisd.rollout.gate import num_kept
 from unisd.scoring.forward import PassOutput, run_pass
 from unisd.scoring.fused import token_scores
 from unisd.scoring.plan import Plan
+from unisd.scoring.views import realised_logp
 from unisd.teacher.teacher import Teacher, scoring_with
 from unisd.types import Loss, Need, RolloutBatch, Signal, TokenLoss, TokenScores, Transform
 
 LogMetric = Callable[[str, Tensor, Tensor], None]
 """`log(name, values, mask)`: the mean of `values` over `mask` since the last log."""
+
+
+@dataclass(frozen=True)
+class TeacherScores:
+    """What the teacher says about a micro-batch."""
+
+    privileged: PassOutput | None = None
+    signals: Mapping[Signal, Tensor] = field(default_factory=dict)
+    """Log-probabilities of the auxiliary and negative views."""
+    scored_rows: Mapping[Signal, Tensor] = field(default_factory=dict)
+    """Which sequences have them, (B,)."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +52,42 @@ class Step:
     """By the name they are logged under, in the order they apply."""
     whole_logits: bool = False
     """Take logits from the model as they are, where its head is not known."""
+    gates: Mapping[str, Gate] = field(default_factory=dict)
+    """For `auxiliary` and `negative`; those on the student's entropy act here, the others acted in the rollout."""
     gather: Callable[[Tensor], Tensor] | None = None
     """Joins rows of all processes, for batch statistics; `None` on one process."""
 
-    def teacher_pass(self, model: nn.Module, batch: RolloutBatch) -> PassOutput | None:
-        """The teacher's states on the privileged view, when something needs them."""
-        if not self.plan.has_teacher:
-            return None
+    def teacher_scores(self, model: nn.Module, batch: RolloutBatch) -> TeacherScores:
+        """The teacher's passes that do not wait for the student."""
         with scoring_with(self.teacher, model):
-            output = run_pass(model, batch.views["privileged"], batch, whole_logits=self.whole_logits)
-            return PassOutput(output.states, output.head.detached())
+            privileged = None
+            if self.plan.has_teacher:
+                output = run_pass(
+                    model,
+                    batch.views["privileged"],
+                    batch,
+                    whole_logits=self.whole_logits,
+                    layers=self.plan.layers,
+                )
+                privileged = replace(output, head=output.head.detached())
+            signals, scored = self._extra_views(model, batch, late=False)
+        return TeacherScores(privileged, signals, scored)
 
     def student_scores(
-        self, model: nn.Module, batch: RolloutBatch, teacher: PassOutput | None, *, call: nn.Module | None = None
+        self, model: nn.Module, batch: RolloutBatch, teacher: TeacherScores, *, call: nn.Module | None = None
     ) -> TokenScores:
         """The student's pass, with gradient, and what it says about each token next to the teacher's."""
-        student = run_pass(model, batch.views["prompt"], batch, whole_logits=self.whole_logits, call=call)
+        student = run_pass(
+            model,
+            batch.views["prompt"],
+            batch,
+            whole_logits=self.whole_logits,
+            layers=self.plan.layers,
+            call=call,
+        )
         signals = token_scores(
             student,
-            teacher,
+            teacher.privileged,
             ids=batch.completion_ids,
             mask=batch.mask,
             objective=self.objective,
@@ -64,13 +95,49 @@ class Step:
         )
         if batch.sampler_logp is not None:
             signals[Signal.SAMPLER_LOGP] = batch.sampler_logp
+        late, late_rows = self._late_views(model, batch, signals)
         return TokenScores(
             mask=batch.mask,
             completion_ids=batch.completion_ids,
-            signals=signals,
+            signals={**signals, **teacher.signals, **late},
+            student_hidden=student.hidden,
+            teacher_hidden=teacher.privileged.hidden if teacher.privileged else None,
+            scored_rows={**teacher.scored_rows, **late_rows},
             counts=batch.counts,
             gather=self.gather,
         )
+
+    def _late_views(
+        self, model: nn.Module, batch: RolloutBatch, signals: Mapping[Signal, Tensor]
+    ) -> tuple[dict[Signal, Tensor], dict[Signal, Tensor]]:
+        if not any(gate.signal == "student_entropy" for gate in self.gates.values()):
+            return {}, {}
+        uncertainty = signals[Signal.STUDENT_ENTROPY].sum(-1) / batch.mask.sum(-1).clamp(min=1)
+        with scoring_with(self.teacher, model):
+            return self._extra_views(model, batch, late=True, uncertainty=uncertainty)
+
+    def _extra_views(
+        self, model: nn.Module, batch: RolloutBatch, *, late: bool, uncertainty: Tensor | None = None
+    ) -> tuple[dict[Signal, Tensor], dict[Signal, Tensor]]:
+        signals: dict[Signal, Tensor] = {}
+        scored: dict[Signal, Tensor] = {}
+        for start, signal, temperature in (
+            # Auxiliary views are compared with each other only, at temperature 1 as in the published code.
+            ("auxiliary", Signal.AUXILIARY_LOGP, 1.0),
+            ("negative", Signal.NEGATIVE_LOGP, self.objective.temperature),
+        ):
+            gate = self.gates.get(start)
+            is_late = gate is not None and gate.signal == "student_entropy"
+            if signal not in self.plan.need.signals or is_late != late:
+                continue
+            views = [batch.views[name] for name in sorted(batch.views) if name.startswith(start)]
+            if gate is not None and uncertainty is not None:
+                views = [view.only(_most_uncertain(uncertainty, gate.fraction)) for view in views]
+            logp, scored[signal] = realised_logp(
+                model, views, batch, whole_logits=self.whole_logits, temperature=temperature
+            )
+            signals[signal] = logp if start == "auxiliary" else logp.sum(0)
+        return signals, scored
 
     def token_losses(self, scores: TokenScores, log: LogMetric) -> dict[str, TokenLoss]:
         """The main term after its transforms, and every added term times its coefficient, by name."""
@@ -114,6 +181,19 @@ def log_scores(scores: TokenScores, token_losses: Mapping[str, TokenLoss], log: 
     ):
         if scores.has(need):
             log(name, read(), scores.mask)
+    everyone = torch.ones(len(scores.mask), dtype=torch.bool, device=scores.mask.device)
+    if scores.has(Need.AUXILIARY_LOGP):
+        log("auxiliary/passes_saved", (~scores.auxiliary_scored).float(), everyone)
+    if scores.has(Need.NEGATIVE_LOGP):
+        log("negative/passes_saved", (~scores.negative_scored).float(), everyone)
+
+
+def _most_uncertain(uncertainty: Tensor, fraction: float) -> Tensor:
+    """True for the ceil(fraction * B) sequences with the largest value."""
+    order = uncertainty.argsort(descending=True, stable=True)
+    chosen = torch.zeros_like(uncertainty, dtype=torch.bool)
+    chosen[order[: num_kept(len(order), fraction)]] = True
+    return chosen
 
 
 def named_components(components: Sequence[Loss | Transform]) -> dict[str, Loss | Transform]:

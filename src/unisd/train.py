@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from unisd.config.check import check_training
 from unisd.config.schema import RunConfig
 from unisd.trainer import SelfDistillTrainer
 
@@ -18,6 +19,8 @@ def run(config: RunConfig, *, resume: str | bool = False) -> SelfDistillTrainer:
     Leaves in `training.output_dir`: the model (or adapter) and tokenizer, checkpoints, the resolved configuration
     (`unisd.yaml`), the log history and final evaluation (`metrics.json`), and a model card.
     """
+    resume = resume or config.training.get("resume_from_checkpoint") or False
+    check_training(config, resume=resume)
     trainer = SelfDistillTrainer.from_config(config)
     print(trainer.plan.text(), flush=True)
     folder = Path(str(trainer.args.output_dir))
@@ -25,7 +28,7 @@ def run(config: RunConfig, *, resume: str | bool = False) -> SelfDistillTrainer:
     if is_main:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(str(trainer.resolved_config), encoding="utf-8")
-    trainer.train(resume_from_checkpoint=resume or config.training.get("resume_from_checkpoint") or None)
+    trainer.train(resume_from_checkpoint=resume or None)
     final = trainer.evaluate() if trainer.eval_dataset is not None else {}
     trainer.save_model()
     if is_main:

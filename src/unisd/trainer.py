@@ -33,6 +33,7 @@ from unisd.modes import evaluation_mode
 from unisd.objective import DivergenceClip
 from unisd.objective.divergence import Divergence
 from unisd.objects import adapter_of, arguments_of, eval_examples, eval_tasks, model_of, tokenizer_of, train_examples
+from unisd.options import Gate
 from unisd.rollout.hf import HFRollout
 from unisd.rollout.seeds import purpose_seed
 from unisd.rollout.writer import RolloutWriter
@@ -90,6 +91,7 @@ class SelfDistillTrainer(Trainer):
         demonstration: Demonstration | None = None,
         eval_tasks: Sequence[Task] = (),
         eval_limit: int | None = None,
+        gates: Mapping[str, Gate] | None = None,
         peft_config: PeftConfig | None = None,
         compute_metrics: Any = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -100,6 +102,7 @@ class SelfDistillTrainer(Trainer):
         self.teacher = teacher or BaseTeacher()
         self.objective = objective or Divergence()
         self.components = named_components([DivergenceClip(ceiling=10.0)] if components is None else components)
+        self.gates = dict(gates or {})
         self.plan = self._plan()
         self.demonstration = demonstration or Demonstration()
         self.rollout = rollout or HFRollout(self._options)
@@ -138,18 +141,21 @@ class SelfDistillTrainer(Trainer):
             config = load_config(config, overrides)
         elif overrides:
             raise ValueError("Overrides belong to a file: call load_config(path, overrides) first.")
+        # The data first: its faults should not wait for the weights.
+        training, evaluation, tokenizer = train_examples(config), eval_examples(config), tokenizer_of(config)
         trainer = cls(
             model_of(config),
             arguments_of(config),
-            train_examples(config),
-            eval_examples(config),
-            tokenizer_of(config),
-            teacher=config.teacher,
+            training,
+            evaluation,
+            tokenizer,
+            teacher=replace(config.teacher),
             objective=config.objective,
             components=config.components,
             demonstration=config.contexts.privileged,
             eval_tasks=eval_tasks(config),
             eval_limit=config.eval.limit,
+            gates=config.contexts.gates,
             peft_config=adapter_of(config),
         )
         trainer.resolved_config = resolved_yaml(config)
@@ -166,6 +172,7 @@ class SelfDistillTrainer(Trainer):
         self._metrics = {"train": Metrics(), "eval": Metrics()}
         self._mode = "train"
         self._num_eval_batches = 0
+        self._accuracies: dict[str, float] = {}
         self._clock = StepClock(self._metrics["train"])
         self._completions = CompletionLog(self._options, Path(str(self.args.output_dir)))
         self.teacher.start(self._student)
@@ -183,6 +190,7 @@ class SelfDistillTrainer(Trainer):
             objective=self.objective,
             components=self.components,
             whole_logits=self.objective.impl == "full" or not is_head_known,
+            gates=self.gates,
             gather=processes.join if processes.num > 1 else None,
         )
         self._write_rollouts = RolloutWriter(
@@ -191,6 +199,7 @@ class SelfDistillTrainer(Trainer):
             render=self._render,
             generate=lambda prompts, seed: self.generate(prompts, seed=seed),
             count=processes.total,
+            gates=self.gates,
         )
         self.add_callback(StepCallback(self.teacher, self._metrics["train"], self._clock))
 
@@ -198,11 +207,12 @@ class SelfDistillTrainer(Trainer):
     def _student(self) -> Any:
         return self.model
 
-    def _plan(self) -> Plan:
+    def _plan(self, num_auxiliary: int = 0) -> Plan:
         own = [vars(cls).get("needs", Need()) for cls in type(self).__mro__]
         # The entropy costs no pass, and its fall is the first sign of a collapse.
         own.append(Need.STUDENT_ENTROPY)
-        plan = plan_passes([self.objective.needs, *own, *(component.needs for component in self.components.values())])
+        needs = [self.objective.needs, *own, *(component.needs for component in self.components.values())]
+        plan = plan_passes(needs, num_auxiliary=num_auxiliary, gates=self.gates)
         has_loss = self.objective.needs or any(isinstance(one, Loss) for one in self.components.values())
         if not has_loss and type(self).compute_token_losses is SelfDistillTrainer.compute_token_losses:
             raise ValueError(
@@ -217,7 +227,9 @@ class SelfDistillTrainer(Trainer):
 
     def generate(self, prompts: list[list[int]], *, seed: int, greedy: bool = False) -> list[Completion]:
         """One completion per prompt of token ids. Override to sample otherwise."""
-        return self.rollout(self._student, self._tokenizer, prompts, seed=seed, greedy=greedy)
+        # A PEFT model generates through the model inside, whose forward nobody wrapped in autocast.
+        with self.accelerator.autocast():
+            return self.rollout(self._student, self._tokenizer, prompts, seed=seed, greedy=greedy)
 
     def _render(self, example: Example) -> dict[str, list[int]]:
         return render_views(example, self._tokenizer, self._options, self.build_views)
@@ -228,8 +240,11 @@ class SelfDistillTrainer(Trainer):
         if rows is None or isinstance(rows, IterableDataset):
             return rows
         kept, self.view_reports[name] = fit_rows(
-            name, rows, self._tokenizer, self._options, self.build_views, needs_privileged=self.plan.has_teacher
+            name, rows, self._tokenizer, self._options, self.build_views, needed=self.plan.contexts
         )
+        if self.plan.has_auxiliary:
+            num_auxiliary = sum(view.startswith("auxiliary") for view in self.build_views(kept[0]))
+            self.plan = self._plan(num_auxiliary)
         return kept
 
     def get_batch_samples(
@@ -260,10 +275,10 @@ class SelfDistillTrainer(Trainer):
         batch = inputs.to(self.args.device)
         if self._mode == "train":
             self._clock.start("teacher")
-        teacher_output = self.step.teacher_pass(self._student, batch)
+        teacher_scores = self.step.teacher_scores(self._student, batch)
         if self._mode == "train":
             self._clock.start("student")
-        scores = self.step.student_scores(self._student, batch, teacher_output, call=model)
+        scores = self.step.student_scores(self._student, batch, teacher_scores, call=model)
         token_losses = self.compute_token_losses(scores)
         loss = self.reduce(token_losses, scores)
         log_scores(scores, token_losses, self.log_metric)
@@ -322,15 +337,21 @@ class SelfDistillTrainer(Trainer):
         size = collected.pop("size", 0.0)
         collected["loss"] = collected.pop("loss", 0.0) / size if size else 0.0
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in collected.items()})
+        # Here, and not after the loop, so that callbacks such as early stopping see them.
+        output.metrics.update(self._accuracies)
         return output
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """`eval_loss`, the rollout's statistics, and the greedy accuracy of every task; before training too."""
-        metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        accuracies = {f"{metric_key_prefix}_{task.name}_accuracy": self.task_accuracy(task) for task in self.eval_tasks}
-        if accuracies:
-            self.log(dict(accuracies))
-        return {**metrics, **accuracies}
+        # Of several data sets the Trainer evaluates each with this method, inside it: the tasks are asked once.
+        outer, tasks = self._accuracies, self.eval_tasks
+        self._accuracies = outer or {
+            f"{metric_key_prefix}_{task.name}_accuracy": self.task_accuracy(task) for task in tasks
+        }
+        try:
+            return super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        finally:
+            self._accuracies = outer
 
     def task_accuracy(self, task: Task) -> float:
         """Share of the task's evaluation examples that the student solves greedily, under its own prompt."""

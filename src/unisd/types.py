@@ -54,10 +54,21 @@ class Completion:
 
 @dataclass(frozen=True)
 class View:
-    """The prompts of a micro-batch as one role sees them, left-padded."""
+    """The prompts of a micro-batch as one role sees them, left-padded; a view may cover some of its B rows only."""
 
-    ids: Int[Tensor, "B P"]
-    mask: Bool[Tensor, "B P"]
+    ids: Int[Tensor, "R P"]
+    mask: Bool[Tensor, "R P"]
+    rows: Int[Tensor, " R"]
+    """Which rows of the micro-batch, ascending."""
+
+    def to(self, device: torch.device | str) -> View:
+        """The same view on another device."""
+        return View(self.ids.to(device), self.mask.to(device), self.rows.to(device))
+
+    def only(self, rows: Bool[Tensor, " B"]) -> View:
+        """The part of the view that covers the rows where `rows` is true."""
+        keep = rows[self.rows]
+        return View(self.ids[keep], self.mask[keep], self.rows[keep])
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ class RolloutBatch:
     """
 
     views: Mapping[str, View]
-    """`prompt` for the student, `privileged` for the teacher."""
+    """`prompt` for the student; `privileged`, `auxiliary_0` ... and `negative` for the teacher."""
     completion_ids: Int[Tensor, "B T"]
     """Right-padded."""
     completion_mask: Bool[Tensor, "B T"]
@@ -101,7 +112,7 @@ class RolloutBatch:
         """The same batch with its tensors on `device`."""
         return replace(
             self,
-            views={name: View(view.ids.to(device), view.mask.to(device)) for name, view in self.views.items()},
+            views={name: view.to(device) for name, view in self.views.items()},
             completion_ids=self.completion_ids.to(device),
             completion_mask=self.completion_mask.to(device),
             mask=self.mask.to(device),
@@ -182,6 +193,7 @@ class TokenScores:
         signals: Mapping[Signal, Tensor],
         student_hidden: Mapping[int, Tensor] | None = None,
         teacher_hidden: Mapping[int, Tensor] | None = None,
+        scored_rows: Mapping[Signal, Tensor] | None = None,
         counts: StepCounts | None = None,
         gather: Callable[[Tensor], Tensor] | None = None,
         needs: Need | None = None,
@@ -193,6 +205,7 @@ class TokenScores:
         self._signals = signals
         self._student_hidden = student_hidden or {}
         self._teacher_hidden = teacher_hidden or {}
+        self._scored_rows = scored_rows or {}
         self.counts = counts or StepCounts(int(mask.sum()), int(mask.any(-1).sum()))
         """What the whole optimizer step holds; this micro-batch alone where nothing else is said."""
         self._gather = gather
@@ -207,6 +220,7 @@ class TokenScores:
             signals=self._signals,
             student_hidden=self._student_hidden,
             teacher_hidden=self._teacher_hidden,
+            scored_rows=self._scored_rows,
             counts=self.counts,
             gather=self._gather,
             needs=needs,
@@ -276,6 +290,20 @@ class TokenScores:
     def negative_logp(self) -> Float[Tensor, "B T"]:
         """Log-probability of the realised token under the negative view of the teacher."""
         return self._read(Signal.NEGATIVE_LOGP)
+
+    @property
+    def auxiliary_scored(self) -> Bool[Tensor, " B"]:
+        """Sequences whose auxiliary views were scored; where a gate left one out, its log-probabilities are 0."""
+        return self._rows_with(Signal.AUXILIARY_LOGP)
+
+    @property
+    def negative_scored(self) -> Bool[Tensor, " B"]:
+        """Sequences that have a negative view and whose gate let it through."""
+        return self._rows_with(Signal.NEGATIVE_LOGP)
+
+    def _rows_with(self, signal: Signal) -> Tensor:
+        everywhere = self._read(signal).new_ones(len(self.mask), dtype=torch.bool)
+        return self._scored_rows.get(signal, everywhere)
 
     @property
     def sampler_logp(self) -> Float[Tensor, "B T"]:

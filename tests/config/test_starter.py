@@ -10,7 +10,9 @@ from unisd.config.fields import option_names
 from unisd.config.load import load_config
 from unisd.config.schema import DataSection, EvalSection, ModelSection, RunConfig
 from unisd.config.starter import STARTERS, field_docs, starter_yaml
+from unisd.contexts.auxiliary import AuxiliaryContexts
 from unisd.contexts.demonstration import Demonstration
+from unisd.contexts.negative import NegativeContexts
 from unisd.objective import COMPONENTS, CrossEntropy, DivergenceClip
 from unisd.objective.divergence import Divergence
 from unisd.options import RolloutOptions
@@ -40,17 +42,17 @@ def test_an_option_set_from_its_comment_changes_nothing_because_it_is_the_defaul
 
 def test_a_component_that_is_commented_out_is_added_by_taking_the_comment_signs_away(tmp_path):
     text = starter_yaml("cmd", "run.yaml")
-    for line in ("#- type: cross_entropy", "#  coefficient: 1.0", "#  weighted: false"):
-        assert text.count(line) == 1
-        text = text.replace(line, line[1:])
+    block = re.search(r"^  #- type: cross_entropy.*\n(?:  #  .*\n)+", text, flags=re.MULTILINE)
+    assert block is not None
     path = tmp_path / "run.yaml"
-    path.write_text(text)
+    path.write_text(text.replace(block[0], re.sub("^  #", "  ", block[0], flags=re.MULTILINE)))
     assert load_config(path).components == (CrossEntropy(), DivergenceClip(ceiling=10.0))
 
 
 def test_every_option_of_every_section_is_in_the_file_with_its_docstring():
     text = starter_yaml("local", "run.yaml")
-    schemas = [ModelSection, DataSection, Demonstration, Divergence, RolloutOptions, EvalSection]
+    contexts = [Demonstration, AuxiliaryContexts, NegativeContexts]
+    schemas = [ModelSection, DataSection, *contexts, Divergence, RolloutOptions, EvalSection]
     for schema in [*schemas, *TEACHERS.values(), *COMPONENTS.values()]:
         docs = field_docs(schema)
         for name in option_names(schema):

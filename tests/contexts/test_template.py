@@ -105,6 +105,14 @@ def test_each_view_has_its_own_budget(tiny_tokenizer):
         render_views(row("12345"), tiny_tokenizer, PromptOptions(21, 48, on_overflow="drop"), shown_once)
 
 
+def test_the_students_view_is_reported_first_whatever_the_order_of_the_views(tiny_tokenizer):
+    def backwards(example: Example) -> dict[str, Prompt]:
+        return dict(reversed(shown_once(example).items()))
+
+    with pytest.raises(PromptOverflow, match="'prompt' has 21 tokens"):
+        render_views(row("1"), tiny_tokenizer, PromptOptions(20, 20), backwards)
+
+
 def test_truncation_keeps_as_much_of_the_demonstration_as_fits_and_all_of_the_question(tiny_tokenizer):
     options = PromptOptions(21, 47, on_overflow="truncate_privileged")
     views = render_views(row("12345"), tiny_tokenizer, options, shown_once)
@@ -131,7 +139,11 @@ def test_truncation_never_splits_a_character(tiny_tokenizer):
 @pytest.mark.parametrize(
     ("example", "options", "message"),
     [
-        (row("1"), PromptOptions(20, 99, on_overflow="truncate_privileged"), "'prompt' has 21 tokens"),
+        (
+            row("1"),
+            PromptOptions(20, 99, on_overflow="truncate_privileged"),
+            "'prompt' has 21 tokens(?!.*cannot be shortened)",
+        ),
         (row("12345"), PromptOptions(21, 44, on_overflow="truncate_privileged"), "not even one token of it fits"),
         (
             Example(user("Hi"), privileged_context=[{"role": "assistant", "content": "12345"}]),
@@ -143,7 +155,7 @@ def test_truncation_never_splits_a_character(tiny_tokenizer):
 def test_what_truncation_may_not_cut_is_still_an_overflow(tiny_tokenizer, example, options, message):
     with pytest.raises(PromptOverflow, match=message):
         render_views(example, tiny_tokenizer, options, shown_once)
-    with pytest.raises(PromptOverflow, match=f"^row 0: .*{message}.*Rows over budget: 1 of 1"):
+    with pytest.raises(PromptOverflow, match=f"^row 0: .*{message}.* Rows over budget: 1 of 1"):
         fit_examples([example], tiny_tokenizer, options, shown_once)
 
 

@@ -18,7 +18,7 @@ from unisd.teacher import EMATeacher
 from unisd.trainer import SelfDistillTrainer
 from unisd.types import Example
 
-WORDS = "red blue green gold grey pink teal plum".split()
+WORDS = ["red", "blue", "green", "gold", "grey", "pink", "teal", "plum"]
 
 
 def examples(num: int) -> list[Example]:

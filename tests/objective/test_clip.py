@@ -50,7 +50,9 @@ def test_without_a_valid_token_a_quantile_changes_nothing() -> None:
     assert torch.equal(DivergenceClip(quantile=0.5)(loss, scores).values, loss.values)
 
 
-@pytest.mark.parametrize("clip", [DivergenceClip(ceiling=2.0), DivergenceClip(quantile=0.5)], ids=["ceiling", "quantile"])
+@pytest.mark.parametrize(
+    "clip", [DivergenceClip(ceiling=2.0), DivergenceClip(quantile=0.5)], ids=["ceiling", "quantile"]
+)
 def test_a_clipped_token_has_no_gradient_and_every_other_its_own(clip: DivergenceClip) -> None:
     # Both ceilings are 2: the token that equals it is not cut, and keeps all of its gradient.
     values = torch.tensor(VALUES, requires_grad=True)

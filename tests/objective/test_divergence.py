@@ -110,13 +110,17 @@ def test_the_sampled_estimate_has_the_mean_and_the_gradient_of_the_reverse_kl() 
     estimate = (student.exp().detach() * sampled_reverse_kl(student, teacher)).sum()
     exact = reverse_kl(student, teacher)
     torch.testing.assert_close(estimate, exact)
-    torch.testing.assert_close(*(torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (estimate, exact)))
+    torch.testing.assert_close(
+        *(torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (estimate, exact))
+    )
 
 
 # From states to the loss: 2 x 3 tokens, D = 4, V = 6
 
 
-def loss_on(objective: Divergence, *, garbage: float = 0.0, is_teacher_trained: bool = False) -> tuple[Tensor, list[Tensor]]:
+def loss_on(
+    objective: Divergence, *, garbage: float = 0.0, is_teacher_trained: bool = False
+) -> tuple[Tensor, list[Tensor]]:
     """The loss, and the student's and the teacher's states and heads; `garbage` stands at the padding."""
     generator = torch.Generator().manual_seed(3)
     tensors = [
@@ -202,9 +206,15 @@ def test_no_main_term_needs_no_pass() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beta": 0.5}, "objective.beta belongs to jsd, but divergence is forward_kl. Remove beta or set divergence: jsd."),
+        (
+            {"beta": 0.5},
+            "objective.beta belongs to jsd, but divergence is forward_kl. Remove beta or set divergence: jsd.",
+        ),
         ({"scaled": True}, "objective.scaled belongs to jsd"),
-        ({"divergence": "jsd", "beta": 0.0}, "beta must lie between 0 and 1, both excluded, got 0.0. .*forward_kl or reverse_kl"),
+        (
+            {"divergence": "jsd", "beta": 0.0},
+            "beta must lie between 0 and 1, both excluded, got 0.0. .*forward_kl or reverse_kl",
+        ),
         ({"divergence": "jsd", "beta": 1.0}, "got 1.0"),
         ({"divergence": "jsd", "beta": float("nan")}, "got nan"),
         ({"k": 5}, "objective.k belongs to support: topk, but support is full"),

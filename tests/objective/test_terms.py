@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from unisd.objective.token_filter import TokenFilter
 from unisd.scoring.plan import plan_passes
 from unisd.step import Step
 from unisd.teacher import LiveTeacher
-from unisd.types import Loss, Need, TokenScores, Transform, UndeclaredNeed
+from unisd.types import Loss, Need, Signal, TokenScores, Transform, UndeclaredNeed
 
 LOGP = [[-1.0, -2.0, PADDING], [-3.0, -4.0, -5.0]]
 DIVERGENCE = [[0.5, 1.0, PADDING], [1.5, 2.0, 2.5]]
@@ -98,28 +98,41 @@ def test_without_a_main_term_the_added_ones_are_the_loss() -> None:
     assert loss == 3.0
 
 
-@pytest.mark.parametrize("component", [CrossEntropy(), DivergenceClip(ceiling=1.0), DivergenceClip(quantile=0.5), TokenFilter(0.4)])
+@pytest.mark.parametrize(
+    "component", [CrossEntropy(), DivergenceClip(ceiling=1.0), DivergenceClip(quantile=0.5), TokenFilter(0.4)]
+)
 def test_garbage_at_the_padding_changes_no_component(component: Loss | Transform) -> None:
     results = []
     for garbage in (0.0, torch.nan, torch.inf):
-        signals = {
-            name: torch.where(MASK, torch.tensor(values), garbage).requires_grad_()
-            for name, values in (("divergence", DIVERGENCE), ("student_logp", LOGP))
-        }
-        entropy = torch.where(MASK, torch.tensor(ENTROPY), garbage)
-        scores, step = scores_of(**signals, student_entropy=entropy), step_of({"component": component})
+        divergence, logp, entropy = (
+            torch.where(MASK, torch.tensor(values), garbage).requires_grad_() for values in (DIVERGENCE, LOGP, ENTROPY)
+        )
+        scores = scores_of(divergence=divergence, student_logp=logp, student_entropy=entropy)
+        step = step_of({"component": component})
         loss = step.reduce(step.token_losses(scores, lambda name, values, mask: None), scores)
-        gradients = torch.autograd.grad(loss, list(signals.values()), allow_unused=True)
+        gradients = torch.autograd.grad(loss, [divergence, logp, entropy], allow_unused=True)
         results.append([loss, *(gradient for gradient in gradients if gradient is not None)])
+    assert results[0][0] > 0
     for dirty in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], dirty, strict=True))
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_a_component_reads_no_more_than_it_declares(name: str) -> None:
-    required = {"divergence_clip": {"quantile": 0.5}, "token_filter": {"fraction": 0.5}}
+    required: dict[str, dict[str, Any]] = {"divergence_clip": {"quantile": 0.5}, "token_filter": {"fraction": 0.5}}
     component = COMPONENTS[name](**required.get(name, {}))
-    compose(step_of({name: component}), hand_scores())
+    signals = {signal: torch.rand(2, 3) for signal in Signal}
+    signals[Signal.AUXILIARY_LOGP] = torch.rand(2, 2, 3)
+    hidden = {-1: torch.rand(2, 3, 4)}
+    scores = TokenScores(
+        mask=MASK,
+        completion_ids=torch.zeros(2, 3, dtype=torch.long),
+        signals=signals,
+        student_hidden=hidden,
+        teacher_hidden=hidden,
+    )
+    terms, _, _ = compose(step_of({name: component}), scores)
+    assert (name in terms) == isinstance(component, Loss)
 
 
 def test_a_component_that_reads_what_it_did_not_declare_is_told_what_to_add() -> None:

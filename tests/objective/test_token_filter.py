@@ -37,7 +37,9 @@ def test_the_filter_multiplies_into_the_weights_and_leaves_the_denominator() -> 
 def test_of_equally_uncertain_tokens_the_earlier_stay() -> None:
     mask = torch.ones(1, 40, dtype=torch.bool)
     mask[0, 30:] = False
-    weights = TokenFilter(0.1)(loss_of(torch.ones(1, 40)), scores_of(mask=mask, student_entropy=torch.ones(1, 40))).weights
+    weights = TokenFilter(0.1)(
+        loss_of(torch.ones(1, 40)), scores_of(mask=mask, student_entropy=torch.ones(1, 40))
+    ).weights
     # 0.1 * 30 in floating point is a little over 3.
     assert weights[0].tolist() == [1.0] * 3 + [0.0] * 37
 

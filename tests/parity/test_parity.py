@@ -24,8 +24,7 @@ from unisd.types import RolloutBatch, StepCounts, View
 
 FOLDER = Path(os.environ.get("UNISD_PARITY_DIR", Path(__file__).parent / "fixtures"))
 CASES = json.loads((FOLDER / "expected.json").read_text())
-BUILT = {"ema", "clip"}
-"""Modes of the reference whose components exist."""
+NUM_AUXILIARY = sum(name.startswith("fewshot_teacher_prompt_ids") for name in load_file(FOLDER / "batch.safetensors"))
 
 
 def settings(case: dict[str, Any]) -> dict[str, Any]:
@@ -36,13 +35,30 @@ def settings(case: dict[str, Any]) -> dict[str, Any]:
         objective["divergence"] = "reverse_kl" if alpha else "forward_kl"
     else:
         objective.update(divergence="jsd", beta=alpha)
-    components = []
-    if case["mode"] == "clip":
+    mode = case["mode"]
+    components: list[dict[str, Any]] = []
+    contexts: dict[str, Any] = {}
+    if mode == "clip":
         ceiling, quantile = case.get("token_clip"), case.get("token_clip_quantile")
         components.append({"type": "divergence_clip", **({"ceiling": ceiling} if ceiling else {"quantile": quantile})})
+    if mode.startswith("agreement") or mode == "unisd_star":
+        statistic = {"var": "variance", "range": "range"}[case.get("stat", "var")]
+        granularity = "sequence" if "_seq_" in mode else "token"
+        agreement = {"granularity": granularity, "statistic": statistic, "strength": case["gamma"], "scale": "quantile"}
+        components.append({"type": "agreement", **agreement})
+        contexts["auxiliary"] = {"type": "column", "count": NUM_AUXILIARY}
+    if mode in ("contrastive", "unisd_star"):
+        weight, margin = case["contrastive_weight"], case.get("contrastive_margin", 0.5)
+        components.append({"type": "contrastive", "coefficient": weight, "margin": margin})
+        contexts["negative"] = {"type": "column"}
+    if mode.startswith("match") or mode == "unisd_star":
+        components.append({"type": "feature_match", "coefficient": case.get("feature_weight", 1.0)})
+    if mode == "match_repr":
+        objective = {"reference": True, "divergence": "none"}
     return {
         "objective": objective,
         "components": components,
+        "contexts": contexts,
         "rollout": {"num_loss_tokens_to_skip": case.get("skip", 0)},
     }
 
@@ -55,14 +71,22 @@ def model(name: str) -> LlamaForCausalLM:
     return loaded
 
 
+def prompts(tensors: dict[str, torch.Tensor], name: str) -> View:
+    # The auxiliary contexts carry their number at the end: fewshot_teacher_prompt_ids_0.
+    stem, _, number = name.rpartition("_") if name[-1].isdigit() else (name, "", "")
+    ids, mask = (tensors[f"{stem}_{what}" + (f"_{number}" if number else "")] for what in ("ids", "mask"))
+    return View(ids, mask.bool(), torch.arange(len(ids)))
+
+
 def batch(skip: int) -> RolloutBatch:
     tensors = load_file(FOLDER / "batch.safetensors")
-    names = {"prompt": "prompt", "privileged": "teacher_prompt"}
+    names = {"prompt": "prompt", "privileged": "teacher_prompt", "negative": "bad_teacher_prompt"}
+    names |= {f"auxiliary_{number}": f"fewshot_teacher_prompt_{number}" for number in range(NUM_AUXILIARY)}
     completion_mask = tensors["completion_mask"].bool()
     mask = completion_mask.clone()
     mask[:, :skip] = False
     return RolloutBatch(
-        views={view: View(tensors[f"{name}_ids"], tensors[f"{name}_mask"].bool()) for view, name in names.items()},
+        views={view: prompts(tensors, name) for view, name in names.items()},
         completion_ids=tensors["completion_ids"],
         completion_mask=completion_mask,
         mask=mask,
@@ -73,9 +97,7 @@ def batch(skip: int) -> RolloutBatch:
     )
 
 
-@pytest.mark.parametrize(
-    "expected", [one for one in CASES if one["case"]["mode"] in BUILT], ids=lambda one: json.dumps(one["case"])
-)
+@pytest.mark.parametrize("expected", CASES, ids=lambda one: json.dumps(one["case"]))
 def test_loss_and_gradients_equal_the_published_code(expected: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "case.yaml"
     sections = settings(expected["case"])
@@ -87,7 +109,7 @@ def test_loss_and_gradients_equal_the_published_code(expected: dict[str, Any], t
     student, teacher = model("student"), model("teacher")
     one = batch(config.rollout.num_loss_tokens_to_skip)
 
-    scores = step.student_scores(student, one, step.teacher_pass(teacher, one))
+    scores = step.student_scores(student, one, step.teacher_scores(teacher, one))
     loss = step.reduce(step.token_losses(scores, lambda *_: None), scores)
     loss.backward()
 

@@ -74,11 +74,18 @@ def test_the_sampler_logp_is_there_only_where_every_row_was_sampled() -> None:
     assert batch_of(FINISHED).sampler_logp is not None
 
 
-def test_a_view_is_in_a_batch_when_every_row_has_it() -> None:
-    views = [{"prompt": [1], "privileged": [2]}, {"prompt": [3, 4]}]
+def test_a_view_covers_the_rows_that_have_it() -> None:
+    views = [{"prompt": [1]}, {"prompt": [3, 4], "negative": [2]}, {"prompt": [5], "negative": [6, 7]}]
     rows = [Row(Example("a"), view, SHORT) for view in views]
-    batch = collate(rows, pad=PAD, options=RolloutOptions(), counts=StepCounts(2, 2))
-    assert list(batch.views) == ["prompt"]
+    batch = collate(rows, pad=PAD, options=RolloutOptions(), counts=StepCounts(3, 3))
+    assert batch.views["prompt"].rows.tolist() == [0, 1, 2]
+    negative = batch.views["negative"]
+    assert negative.rows.tolist() == [1, 2]
+    assert negative.ids.tolist() == [[PAD, 2], [6, 7]]
+    part = negative.only(torch.tensor([True, False, True]))
+    assert part.rows.tolist() == [2]
+    assert part.ids.tolist() == [[6, 7]]
+    assert part.mask.tolist() == [[True, True]]
 
 
 def test_left_padding_keeps_an_empty_prompt_beside_others() -> None:

@@ -35,7 +35,12 @@ def sample(model, tiny_tokenizer, prompts):
     """`sample(seed=..., temperature=...)`: completions of the tiny model, eight tokens at most."""
 
     def run(
-        *, model: nn.Module = model, prompts: list[list[int]] = prompts, seed: int = 0, greedy: bool = False, **options: Any
+        *,
+        model: nn.Module = model,
+        prompts: list[list[int]] = prompts,
+        seed: int = 0,
+        greedy: bool = False,
+        **options: Any,
     ) -> list[Completion]:
         rollout = HFRollout(RolloutOptions(**{"max_completion_length": 8, "temperature": 1.0, **options}))
         return rollout(model, tiny_tokenizer, prompts, seed=seed, greedy=greedy, show_progress=False)
@@ -92,7 +97,9 @@ def test_dropout_is_off_and_the_student_goes_on_training_as_before(sample, model
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.5])
-def test_the_sampler_logp_is_that_of_an_ordinary_forward_at_the_temperature(sample, model, prompts, temperature) -> None:
+def test_the_sampler_logp_is_that_of_an_ordinary_forward_at_the_temperature(
+    sample, model, prompts, temperature
+) -> None:
     completions = sample(temperature=temperature, generation_batch_size=3)
     logits = ordinary_logits(model, prompts, completions)
     assert_sampled_from([(row / temperature).log_softmax(-1) for row in logits], completions)
@@ -121,7 +128,9 @@ def min_p(probabilities: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("options", "kept"), [({"top_k": 3}, top_k), ({"top_p": 0.4}, top_p), ({"min_p": 0.3}, min_p)], ids=lambda one: str(one)
+    ("options", "kept"),
+    [({"top_k": 3}, top_k), ({"top_p": 0.4}, top_p), ({"min_p": 0.3}, min_p)],
+    ids=lambda one: str(one),
 )
 def test_a_cut_of_the_distribution_acts_and_is_in_the_sampler_logp(sample, model, prompts, options, kept) -> None:
     completions = sample(temperature=0.8, **options)
@@ -143,7 +152,9 @@ def test_the_repetition_penalty_acts_on_real_tokens_only_and_is_in_the_sampler_l
         for position in range(len(completion.ids)):
             # Not the padding: the penalty would otherwise depend on the longest prompt of the batch.
             seen = sorted({*prompt, *completion.ids[:position]})
-            row[position, seen] = torch.where(row[position, seen] < 0, row[position, seen] * 0.2, row[position, seen] / 0.2)
+            row[position, seen] = torch.where(
+                row[position, seen] < 0, row[position, seen] * 0.2, row[position, seen] / 0.2
+            )
         expected.append(row.log_softmax(-1))
     assert_sampled_from(expected, completions)
 
@@ -178,7 +189,9 @@ def test_the_models_own_generation_config_does_not_leak_in(sample, model, own) -
 
 
 def test_with_an_adapter_neither_does_the_config_of_the_model_inside(sample, model) -> None:
-    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM"))
+    adapted = get_peft_model(
+        model, LoraConfig(target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    )
     expected = sample(model=adapted)
     model.generation_config.min_p = 0.99
     assert sample(model=adapted) == expected

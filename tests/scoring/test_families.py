@@ -36,7 +36,7 @@ def tiny(family: str, **options: Any) -> Any:
 
 
 def batch_of(*, prompt: int = 5, tokens: int = 4) -> tuple[View, RolloutBatch]:
-    view = View(torch.randint(3, 61, (2, prompt)), torch.ones(2, prompt, dtype=torch.bool))
+    view = View(torch.randint(3, 61, (2, prompt)), torch.ones(2, prompt, dtype=torch.bool), torch.arange(2))
     view.mask[1, :2] = False  # left padding
     completion_mask = torch.ones(2, tokens, dtype=torch.bool)
     completion_mask[0, -1] = False

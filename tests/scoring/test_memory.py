@@ -20,22 +20,22 @@ WHOLE = T * V * 4
 """Bytes of one float32 tensor of all tokens by the vocabulary, 192 MiB."""
 
 
-def peak_bytes(folder: Path, *, rows_per_chunk: int | None, has_backward: bool = True) -> int:
+def peak_bytes(folder: Path, *, rows_per_chunk: int | None, num_tokens: int = T, has_backward: bool = True) -> int:
     """The most that a forward and a backward pass of the loss holds at a time, its inputs not counted.
 
     From the profiler's record of every allocation: exact, and the same at each run.
     """
     generator = torch.Generator().manual_seed(0)
-    states = torch.randn(1, T, D, generator=generator, requires_grad=True)
+    states = torch.randn(1, num_tokens, D, generator=generator, requires_grad=True)
     weight = torch.randn(V, D, generator=generator) * 0.1  # a frozen head: its gradient would be no part of the chunk
-    teacher = PassOutput(torch.randn(1, T, D, generator=generator), Head(weight))
-    ids = torch.randint(V, (1, T), generator=generator)
+    teacher = PassOutput(torch.randn(1, num_tokens, D, generator=generator), Head(weight))
+    ids = torch.randint(V, (1, num_tokens), generator=generator)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         scores = token_scores(
             PassOutput(states, Head(weight)),
             teacher,
             ids=ids,
-            mask=torch.ones(1, T, dtype=torch.bool),
+            mask=torch.ones(1, num_tokens, dtype=torch.bool),
             objective=Divergence(),
             signals=Signal.DIVERGENCE | Signal.STUDENT_ENTROPY,
             rows_per_chunk=rows_per_chunk,
@@ -64,9 +64,10 @@ def test_the_loss_of_long_completions_holds_less_than_two_whole_logit_tensors(tm
     assert peak_bytes(tmp_path, rows_per_chunk=T, has_backward=False) > 3 * WHOLE
 
 
-def test_the_memory_grows_with_the_chunk(tmp_path: Path, chunked: int) -> None:
-    quarter = peak_bytes(tmp_path, rows_per_chunk=chunk_rows(V) // 4)
-    assert quarter == pytest.approx(chunked / 4, rel=0.1)
+@pytest.mark.parametrize("part", [1, 4])
+def test_the_memory_grows_with_the_chunk_and_not_with_the_tokens(part: int, tmp_path: Path, chunked: int) -> None:
+    peak = peak_bytes(tmp_path, num_tokens=T // 4, rows_per_chunk=chunk_rows(V) // part)
+    assert peak == pytest.approx(chunked / part, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ STUDENT = ("student", "prompt", True)
 TEACHER = ("teacher", "privileged", False)
 
 
-def passes(*needs: Need) -> list[tuple[str, ...]]:
-    return [(one.weights, one.context, one.has_grad, *one.yields) for one in plan_passes(needs).passes]  # pyright: ignore
+def passes(*needs: Need) -> list[tuple[str | bool, ...]]:
+    return [(one.weights, one.context, one.has_grad, *one.yields) for one in plan_passes(needs).passes]
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,16 @@ def passes(*needs: Need) -> list[tuple[str, ...]]:
         ([Need.SAMPLER_LOGP], [STUDENT]),  # the rollout has it already
         (
             [Need.DIVERGENCE | Need.hidden(-1), Need.STUDENT_LOGP | Need.TEACHER_LOGP, Need.DIVERGENCE],
-            [(*STUDENT, "student_logp", "divergence", "hidden[-1]"), (*TEACHER, "teacher_logp", "divergence", "hidden[-1]")],
+            [
+                (*STUDENT, "student_logp", "divergence", "hidden[-1]"),
+                (*TEACHER, "teacher_logp", "divergence", "hidden[-1]"),
+            ],
         ),
     ],
 )
-def test_the_passes_are_those_that_yield_the_union_of_the_needs(needs: list[Need], want: list[tuple[str, ...]]) -> None:
+def test_the_passes_are_those_that_yield_the_union_of_the_needs(
+    needs: list[Need], want: list[tuple[str | bool, ...]]
+) -> None:
     assert passes(*needs) == want
 
 

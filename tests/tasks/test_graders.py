@@ -34,6 +34,7 @@ from unisd.tasks.graders import GRADERS, contains, exact_match, json_equal, load
         ("numeric", "1000000.9", 1000000, True),
         ("numeric", "1000002", 1000000, False),
         ("numeric", "5 (see v2)", 5, True),
+        ("numeric", "see 1.2.3", 1.2, True),
         ("json", '{"b": [1, 2.0], "a": null}', '{"a": null, "b": [1, 2]}', True),
         ("json", '{"a": 1}', {"a": 1}, True),
         ("json", '{"a": true}', {"a": 1}, False),

@@ -74,7 +74,9 @@ def test_a_single_number_is_part_of_the_initial_weights(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_without_a_teacher_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds no teacher \(teacher.json is missing\).*Resume from a checkpoint that unisd"):
+    with pytest.raises(
+        ValueError, match=r"holds no teacher \(teacher.json is missing\).*Resume from a checkpoint that unisd"
+    ):
         LiveTeacher().load(tmp_path)
 
 
@@ -82,7 +84,9 @@ def test_a_checkpoint_of_another_kind_of_teacher_is_refused(tmp_path: Path) -> N
     LiveTeacher().save(tmp_path)
     teacher = EMATeacher()
     teacher.start(student("lora"))
-    with pytest.raises(ValueError, match="saved with teacher kind 'live', but this run asks for 'ema'. Set teacher.kind: live"):
+    with pytest.raises(
+        ValueError, match="saved with teacher kind 'live', but this run asks for 'ema'. Set teacher.kind: live"
+    ):
         teacher.load(tmp_path)
 
 

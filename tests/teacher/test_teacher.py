@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -108,6 +108,7 @@ def test_the_base_of_an_adapter_that_changes_the_model_is_a_copy_of_the_adapter(
     assert "keeps a float32 copy of the trainable parameters (640)" in caplog.text
     train(model)
     assert torch.equal(teacher_logits(teacher, model), start)
+    assert isinstance(model, PeftModel)
     with model.disable_adapter():
         assert (logits(model) - start).abs().max() > 1e-3
 

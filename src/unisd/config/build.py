@@ -15,7 +15,9 @@ from unisd.config.errors import ConfigError, shown, suggestion
 from unisd.config.fields import build, check_keys, coerce, coerce_fields, option_names
 from unisd.config.import_path import import_object
 from unisd.config.schema import DEFAULT_COMPONENTS, SECTIONS_WITHOUT_TORCH, ContextsSection, DataSection, RunConfig
+from unisd.contexts.auxiliary import AuxiliaryContexts
 from unisd.contexts.demonstration import Demonstration
+from unisd.contexts.negative import NegativeContexts
 from unisd.objective import COMPONENTS
 from unisd.objective.divergence import Divergence
 from unisd.tasks.source import DataSource
@@ -51,7 +53,12 @@ def build_config(document: Mapping[str, Any]) -> RunConfig:
 
 
 def _contexts(given: Mapping[str, Any]) -> ContextsSection:
-    return ContextsSection(privileged=build(Demonstration, given.get("privileged"), "contexts.privileged"))
+    auxiliary, negative = given.get("auxiliary"), given.get("negative")
+    return ContextsSection(
+        privileged=build(Demonstration, given.get("privileged"), "contexts.privileged"),
+        auxiliary=None if auxiliary is None else build(AuxiliaryContexts, auxiliary, "contexts.auxiliary"),
+        negative=None if negative is None else build(NegativeContexts, negative, "contexts.negative"),
+    )
 
 
 def _teacher(given: Mapping[str, Any]) -> Teacher:

@@ -30,6 +30,7 @@ def check_combinations(config: RunConfig) -> None:
     _check_own_data(config)
     _check_objective(config)
     _check_signals(config)
+    _check_contexts(config)
     _check_rollout(config)
     _check_adapter(config)
     _check_evaluation(config)
@@ -133,16 +134,38 @@ def _check_objective(config: RunConfig) -> None:
 def _check_signals(config: RunConfig) -> None:
     for position, component in enumerate(config.components):
         where = f"components[{position}] ({component_name(component)})"
-        for signal, context in ((Signal.AUXILIARY_LOGP, "auxiliary"), (Signal.NEGATIVE_LOGP, "negative")):
-            if signal in component.needs.signals:
+        for signal, context, section in (
+            (Signal.AUXILIARY_LOGP, "auxiliary", config.contexts.auxiliary),
+            (Signal.NEGATIVE_LOGP, "negative", config.contexts.negative),
+        ):
+            if signal in component.needs.signals and section is None:
                 raise ConfigError(
-                    f"{where} reads {context}_logp, but no {context} context is built: section contexts has "
-                    "privileged only. Drop the component."
+                    f"contexts.{context} is missing, but {where} reads {context}_logp. "
+                    f"Add contexts.{context} or drop the component."
                 )
         if Signal.SAMPLER_LOGP in component.needs.signals and not _is_all_sampled(config):
             raise ConfigError(
                 f"{where} reads sampler_logp, but completions of the data set have no sampler. Set rollout.backend: hf "
                 "and rollout.on_policy_fraction: 1.0, or drop the component."
+            )
+
+
+def _check_contexts(config: RunConfig) -> None:
+    read = {signal for component in config.components for signal in component.needs.signals.members()}
+    for signal, context, section in (
+        (Signal.AUXILIARY_LOGP, "auxiliary", config.contexts.auxiliary),
+        (Signal.NEGATIVE_LOGP, "negative", config.contexts.negative),
+    ):
+        if section is not None and signal not in read:
+            raise ConfigError(
+                f"contexts.{context} builds views that no component reads. Remove it, or add "
+                f"{'agreement' if context == 'auxiliary' else 'contrastive'} to components."
+            )
+    for context, gate in config.contexts.gates.items():
+        if gate.signal == "sampler_nll" and not _is_all_sampled(config):
+            raise ConfigError(
+                f"contexts.{context}.gate.signal: sampler_nll needs a sampler, but completions of the data set have "
+                "none. Use student_entropy, or rollout.backend: hf with on_policy_fraction: 1.0."
             )
 
 
@@ -174,7 +197,7 @@ def _check_adapter(config: RunConfig) -> None:
         return
     if config.peft.get("r", 1) < 1:
         raise ConfigError(f"peft.r must be at least 1, got {config.peft['r']}. To train all weights, leave peft out.")
-    if isinstance(config.teacher, EMATeacher) and _adapts_head(config.peft):
+    if _adapts_head(config.peft) and isinstance(config.teacher, EMATeacher):
         raise ConfigError(
             "teacher: 'ema' with LoRA on lm_head would need two heads at once. "
             "Remove lm_head from peft.target_modules or use kind: base."
@@ -189,8 +212,7 @@ def _adapts_head(peft: dict[str, Any]) -> bool:
             return re.fullmatch(targets, "lm_head") is not None
         except re.error as error:
             raise ConfigError(
-                f"peft.target_modules: {targets!r} is not a pattern ({error}). Give a list of module names, a pattern, or "
-                "all-linear."
+                f"peft.target_modules: {targets!r} is not a pattern ({error}). Allowed: names, a pattern, all-linear."
             ) from None
     return any(name.rsplit(".", 1)[-1] == "lm_head" for name in targets or ())
 

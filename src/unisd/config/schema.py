@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from unisd.options import PromptOptions, RolloutOptions
+from unisd.options import Gate, PromptOptions, RolloutOptions
 
 if TYPE_CHECKING:
+    from unisd.contexts.auxiliary import AuxiliaryContexts
     from unisd.contexts.demonstration import Demonstration
+    from unisd.contexts.negative import NegativeContexts
     from unisd.objective.divergence import Divergence
     from unisd.tasks.source import DataSource
     from unisd.teacher import Teacher
     from unisd.types import Loss, Transform
 else:
     # These modules import torch. `unisd.config.build` puts the classes in when it checks the fields.
-    DataSource = Demonstration = Divergence = Loss = Teacher = Transform = Any
+    AuxiliaryContexts = NegativeContexts = DataSource = Demonstration = Divergence = Loss = Teacher = Transform = Any
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,16 @@ class ContextsSection:
 
     privileged: Demonstration
     """How `privileged_context` is shown to the teacher."""
+    auxiliary: AuxiliaryContexts | None = None
+    """Further views whose agreement weighs the tokens."""
+    negative: NegativeContexts | None = None
+    """A wrong demonstration, for contrast."""
+
+    @property
+    def gates(self) -> dict[str, Gate]:
+        """Of the views that have one, by the start of the view's name."""
+        sections = {"auxiliary": self.auxiliary, "negative": self.negative}
+        return {name: section.gate for name, section in sections.items() if section is not None and section.gate}
 
 
 @dataclass(frozen=True)

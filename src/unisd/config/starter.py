@@ -18,7 +18,9 @@ from unisd.config.dump import plain
 from unisd.config.errors import ConfigError, suggestion
 from unisd.config.fields import fields_of
 from unisd.config.schema import DataSection, EvalSection, ModelSection, RunConfig
+from unisd.contexts.auxiliary import AuxiliaryContexts
 from unisd.contexts.demonstration import Demonstration
+from unisd.contexts.negative import NegativeContexts
 from unisd.objective import COMPONENTS
 from unisd.objective.divergence import Divergence
 from unisd.options import RolloutOptions
@@ -92,7 +94,12 @@ def starter_yaml(task: str, file: str) -> str:
         "model": _options(ModelSection, chosen["model"]),
         "peft": _foreign_options(LoraConfig, chosen["peft"]),
         "data": _options(DataSection, chosen["data"]) + (_source_options() if task == "local" else []),
-        "contexts": ["privileged:", *_indented(_options(Demonstration, chosen["contexts"]))],
+        "contexts": [
+            "privileged:",
+            *_indented(_options(Demonstration, chosen["contexts"])),
+            *_commented_out("auxiliary:", AuxiliaryContexts),
+            *_commented_out("negative:", NegativeContexts),
+        ],
         "teacher": _teacher_options(),
         "objective": _options(Divergence, chosen["objective"]),
         "components": _component_options(),
@@ -165,11 +172,16 @@ def _teacher_options() -> list[str]:
 def _component_options() -> list[str]:
     lines = []
     for name, component in COMPONENTS.items():
-        is_default = name == "divergence_clip"
-        options = _options(component, {"ceiling": 10.0} if is_default else {}, is_set=not is_default)
-        block = [f"- type: {name}  # {_summary(component)}", *_indented(options)]
-        lines += block if is_default else [f"#{line}" for line in block]
+        head = f"- type: {name}  # {_summary(component)}"
+        if name == "divergence_clip":
+            lines += [head, *_indented(_options(component, {"ceiling": 10.0}))]
+        else:
+            lines += _commented_out(head, component)
     return lines
+
+
+def _commented_out(head: str, schema: type) -> list[str]:
+    return [f"#{line}" for line in (head, *_indented(_options(schema, {}, is_set=True)))]
 
 
 def _summary(schema: type) -> str:

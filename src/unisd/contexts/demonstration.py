@@ -92,12 +92,12 @@ class Demonstration:
 
 
 def build_views(example: Example, demonstration: Demonstration) -> dict[str, Prompt]:
-    """`prompt` for the student and `privileged` for the teacher; without a privileged context only the former."""
-    views: dict[str, Prompt] = {"prompt": example.prompt}
-    if example.privileged_context is not None:
-        request = example.prompt if example.teacher_prompt is None else example.teacher_prompt
-        views["privileged"] = demonstration.apply(request, example.privileged_context)
-    return views
+    """`prompt` for the student; `privileged`, `auxiliary_0` ... and `negative` for the teacher, where the row has them."""
+    request = example.prompt if example.teacher_prompt is None else example.teacher_prompt
+    auxiliary = {f"auxiliary_{number}": context for number, context in enumerate(example.auxiliary_contexts)}
+    contexts = {"privileged": example.privileged_context, **auxiliary, "negative": example.negative_context}
+    shown = {view: demonstration.apply(request, context) for view, context in contexts.items() if context is not None}
+    return {"prompt": example.prompt, **shown}
 
 
 def _check_template(template: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ def left_pad(prompts: Sequence[list[int]], pad: int) -> View:
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts])
-    return View(ids, mask)
+    return View(ids, mask, torch.arange(len(prompts)))
 
 
 def loss_mask(row: Row, options: RolloutOptions) -> list[bool]:
@@ -44,13 +44,13 @@ def local_counts(rows: Sequence[Row], options: RolloutOptions) -> StepCounts:
 
 
 def collate(rows: Sequence[Row], *, pad: int, options: RolloutOptions, counts: StepCounts) -> RolloutBatch:
-    """One micro-batch; a view is in it when every row has it."""
-    names = [name for name in rows[0].views if all(name in row.views for row in rows)]
+    """One micro-batch; a view covers the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row.views)
     completions = [row.completion for row in rows]
     width = max(1, *(len(completion.ids) for completion in completions))
     has_logp = all(completion.sampler_logp is not None for completion in completions)
     return RolloutBatch(
-        views={name: left_pad([row.views[name] for row in rows], pad) for name in names},
+        views={name: _view(name, rows, pad) for name in names},
         completion_ids=_right_pad([completion.ids for completion in completions], width, pad),
         completion_mask=_right_pad([[True] * len(completion.ids) for completion in completions], width, False),
         mask=_right_pad([loss_mask(row, options) for row in rows], width, False),
@@ -61,6 +61,11 @@ def collate(rows: Sequence[Row], *, pad: int, options: RolloutOptions, counts: S
         examples=[row.example for row in rows],
         completions=completions,
     )
+
+
+def _view(name: str, rows: Sequence[Row], pad: int) -> View:
+    covered = [index for index, row in enumerate(rows) if name in row.views]
+    return replace(left_pad([rows[index].views[name] for index in covered], pad), rows=torch.tensor(covered))
 
 
 def _right_pad(rows: Sequence[Sequence[int | float | bool]], width: int, pad: int | float | bool) -> Tensor:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
-from unisd.options import RolloutOptions
+from unisd.options import Gate, RolloutOptions
 from unisd.rollout.collate import Row, collate, local_counts
 from unisd.rollout.dataset import dataset_completion
+from unisd.rollout.gate import gated
 from unisd.rollout.seeds import purpose_seed
 from unisd.types import Completion, Example, RolloutBatch, StepCounts
 
@@ -29,12 +30,15 @@ class RolloutWriter:
     generate: GenerateFn
     count: Callable[[StepCounts], StepCounts]
     """Sums counts over processes."""
+    gates: Mapping[str, Gate] = field(default_factory=dict)
+    """By the start of a view's name: which sequences keep the view."""
 
     def __call__(self, micro_batches: Sequence[Sequence[Example]], *, seed: int) -> list[RolloutBatch]:
         """One `RolloutBatch` per micro-batch; every example gives `num_generations` sequences."""
         repeats = self.options.num_generations
         examples = [example for batch in micro_batches for example in batch for _ in range(repeats)]
         rows = self._rows(examples, seed)
+        rows = gated(rows, self.gates)
         counts = self.count(local_counts(rows, self.options))
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unisd.scoring.head import Head, causal_lm, head_of
+from unisd.scoring.head import FINAL_STATE, Head, blocks_of, causal_lm, head_of
 from unisd.types import RolloutBatch, View
 
 Result = TypeVar("Result")
@@ -23,6 +24,8 @@ class PassOutput:
     states: Float[Tensor, "B T D"]
     """Inputs of the head at the positions that predict the completion; whole logits where `head.weight` is `None`."""
     head: Head
+    hidden: Mapping[int, Float[Tensor, "B T D"]] = field(default_factory=dict)
+    """Further hidden states by layer, at the same positions."""
 
 
 def inside_forward(
@@ -48,29 +51,62 @@ def inside_forward(
 
 
 def run_pass(
-    model: nn.Module, view: View, batch: RolloutBatch, *, whole_logits: bool, call: nn.Module | None = None
+    model: nn.Module,
+    view: View,
+    batch: RolloutBatch,
+    *,
+    whole_logits: bool,
+    layers: Collection[int] = (),
+    call: nn.Module | None = None,
 ) -> PassOutput:
     """Run `concat(view, completion)` through `model`; states at positions P-1 ... P+T-2, which predict the T tokens.
 
     `whole_logits` takes them from the model as they are: exact for any architecture, (B, T, V) in memory.
     """
-    num_tokens = batch.completion_ids.shape[1]
-    inputs = _inputs(view, batch)
-    if whole_logits:
-        logits = (call or model)(**inputs).logits[:, -num_tokens - 1 : -1]
-        return PassOutput(logits, Head(None))
     # One state per completion token, and one more that predicts beyond it.
-    inputs["logits_to_keep"] = num_tokens + 1
-    states = inside_forward(model, inputs, lambda states: states[:, :-1], call=call)
+    kept = slice(-batch.completion_ids.shape[1] - 1, -1)
+    inputs = _inputs(view, batch)
+    with _watched(model, layers, kept) as hidden:
+        if whole_logits:
+            logits = (call or model)(**inputs).logits[:, kept]
+            return PassOutput(logits, Head(None), hidden)
+        inputs["logits_to_keep"] = batch.completion_ids.shape[1] + 1
+        states = inside_forward(model, inputs, lambda states: states[:, kept], call=call)
     head = head_of(model)
     assert head is not None, "the plan asks for whole logits where the head is not known"
-    return PassOutput(states, head)
+    return PassOutput(states, head, hidden)
+
+
+@contextmanager
+def _watched(model: nn.Module, layers: Collection[int], kept: slice) -> Iterator[dict[int, Tensor]]:
+    """Hidden states of the asked layers, filled in by a forward pass inside; no other layer's outlive it."""
+    hidden: dict[int, Tensor] = {}
+    handles = []
+
+    def keep_output(layer: int, output: Any) -> None:
+        hidden[layer] = (output[0] if isinstance(output, tuple) else output)[:, kept]
+
+    def keep_input(args: tuple[Tensor, ...]) -> None:
+        hidden[FINAL_STATE] = args[0][:, kept]
+
+    for layer in layers:
+        if layer == FINAL_STATE:
+            output = causal_lm(model).get_output_embeddings()
+            handles.append(output.register_forward_pre_hook(lambda _, args: keep_input(args)))
+        else:
+            block = blocks_of(model)[layer]
+            handles.append(block.register_forward_hook(lambda _, __, output, layer=layer: keep_output(layer, output)))
+    try:
+        yield hidden
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _inputs(view: View, batch: RolloutBatch) -> dict[str, Any]:
-    mask = torch.cat([view.mask, batch.completion_mask], dim=1)
+    mask = torch.cat([view.mask, batch.completion_mask[view.rows]], dim=1)
     return {
-        "input_ids": torch.cat([view.ids, batch.completion_ids], dim=1),
+        "input_ids": torch.cat([view.ids, batch.completion_ids[view.rows]], dim=1),
         "attention_mask": mask.long(),
         # Left padding would otherwise shift the positions of models that count them.
         "position_ids": (mask.long().cumsum(-1) - 1).clamp(min=0),

@@ -126,7 +126,7 @@ def _scatter(values: Tensor, mask: Tensor) -> Tensor:
     return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
 
-def auxiliary_logp(
+def token_logp(
     output: PassOutput, *, ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"], temperature: float = 1.0
 ) -> Tensor:
     """Log-probability of the realised tokens under one more view, (B, T), without gradient."""

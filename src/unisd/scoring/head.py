@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
+FINAL_STATE = -1
+"""Layer number of the final state, after the last norm."""
+
 _TILE_ROWS = 8192
 """Vocabulary rows of a frozen low-precision head that are converted to float32 at a time."""
 
@@ -95,6 +98,18 @@ FAMILIES: dict[str, Callable[[Any], tuple[float, float | None]]] = {
 def causal_lm(model: nn.Module) -> Any:
     """The Hugging Face model inside an optional PEFT wrapper."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def blocks_of(model: nn.Module) -> nn.ModuleList:
+    """The decoder blocks, whose outputs are the hidden states of layers 0, 1, ..."""
+    decoder = causal_lm(model).get_decoder()
+    blocks = [child for child in decoder.children() if isinstance(child, nn.ModuleList)]
+    if len(blocks) != 1:
+        raise ValueError(
+            f"The blocks of {type(decoder).__name__} cannot be told from its other parts, so only layer -1 (the final "
+            "state) is available. Set feature_match.layers: [-1]."
+        )
+    return blocks[0]
 
 
 def head_of(model: nn.Module) -> Head | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
+from unisd.options import Gate
 from unisd.types import Need, Signal
 
 TEACHER_SIGNALS = Signal.DIVERGENCE | Signal.TEACHER_LOGP | Signal.TEACHER_ENTROPY
@@ -16,7 +17,7 @@ STUDENT_SIGNALS = Signal.STUDENT_LOGP | Signal.DIVERGENCE | Signal.STUDENT_ENTRO
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass over a micro-batch."""
+    """One forward pass over a micro-batch, or several alike."""
 
     weights: str
     """`student` or `teacher`."""
@@ -24,27 +25,58 @@ class Pass:
     """The view it reads."""
     has_grad: bool
     yields: tuple[str, ...]
+    count: int = 1
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The passes of one micro-batch, in the order they run on paper; teachers run first in a step."""
+    """The passes of one micro-batch."""
 
     passes: tuple[Pass, ...]
-    signals: Signal
-    """What the scoring of the privileged and the student pass computes."""
+    need: Need
+    """The union of all needs."""
+
+    @property
+    def signals(self) -> Signal:
+        """What scoring the student's and the privileged view computes."""
+        return self.need.signals & (STUDENT_SIGNALS | TEACHER_SIGNALS)
+
+    @property
+    def layers(self) -> frozenset[int]:
+        """Hidden states to keep, of student and teacher."""
+        return self.need.hidden_layers
+
+    @property
+    def contexts(self) -> frozenset[str]:
+        """The teacher's views that are scored: `privileged`, `auxiliary`, `negative`."""
+        scored = {"privileged": self.has_teacher, "auxiliary": self.has_auxiliary, "negative": self.has_negative}
+        return frozenset(name for name, is_scored in scored.items() if is_scored)
 
     @property
     def has_teacher(self) -> bool:
         """Whether the privileged view is scored at all."""
-        return any(one.context == "privileged" for one in self.passes)
+        return bool(self.need.signals & TEACHER_SIGNALS) or bool(self.layers)
+
+    @property
+    def has_auxiliary(self) -> bool:
+        """Whether the auxiliary views are scored."""
+        return Signal.AUXILIARY_LOGP in self.need.signals
+
+    @property
+    def has_negative(self) -> bool:
+        """Whether the negative view is scored."""
+        return Signal.NEGATIVE_LOGP in self.need.signals
 
     def text(self) -> str:
-        """A table, one pass a line."""
-        rows = [("pass", "weights", "context", "grad", "yields")]
-        for number, one in enumerate(self.passes, 1):
-            grad = "yes" if one.has_grad else "no"
-            rows.append((str(number), one.weights, one.context, grad, ", ".join(one.yields)))
+        """A table, one kind of pass a line."""
+        rows, number = [("pass", "weights", "context", "grad", "yields")], 1
+        for one in self.passes:
+            numbers = str(number) if one.count == 1 else f"{number}-{number + one.count - 1}"
+            context = one.context if one.count == 1 else f"{one.context} x{one.count}"
+            yields = ", ".join(one.yields) + (f"  ({one.note})" if one.note else "")
+            rows.append((numbers, one.weights, context, "yes" if one.has_grad else "no", yields))
+            number += one.count
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         return "\n".join(
             "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip()
@@ -52,14 +84,25 @@ class Plan:
         )
 
 
-def plan_passes(needs: Iterable[Need]) -> Plan:
-    """The passes that yield the union of `needs`."""
+def plan_passes(needs: Iterable[Need], *, num_auxiliary: int = 0, gates: Mapping[str, Gate] | None = None) -> Plan:
+    """The passes that yield the union of `needs`; `num_auxiliary` views, of which `gates` let a share through."""
     need = reduce(or_, needs, Need())
+    gates = gates or {}
     hidden = tuple(f"hidden[{layer}]" for layer in sorted(need.hidden_layers))
     passes = [Pass("student", "prompt", True, (*_names(need.signals & STUDENT_SIGNALS), *hidden))]
-    if need.signals & TEACHER_SIGNALS or hidden:
+    plan = Plan((), need)
+    if plan.has_teacher:
         passes.append(Pass("teacher", "privileged", False, (*_names(need.signals & TEACHER_SIGNALS), *hidden)))
-    return Plan(tuple(passes), need.signals & (STUDENT_SIGNALS | TEACHER_SIGNALS))
+    if plan.has_auxiliary:
+        note = _gate_note(gates.get("auxiliary"))
+        passes.append(Pass("teacher", "auxiliary", False, ("auxiliary_logp",), count=num_auxiliary, note=note))
+    if plan.has_negative:
+        passes.append(Pass("teacher", "negative", False, ("negative_logp",), note=_gate_note(gates.get("negative"))))
+    return Plan(tuple(passes), need)
+
+
+def _gate_note(gate: Gate | None) -> str:
+    return "" if gate is None else f"{100 * gate.fraction:g} % of the sequences: gate {gate.signal}"
 
 
 def _names(signals: Signal) -> tuple[str, ...]:

@@ -199,9 +199,13 @@ def _draw_example(rng: random.Random, *, is_eval: bool) -> tuple[str, Example]:
         privileged_context=call,
         teacher_prompt=[SYSTEM, {"role": "user", "content": request}],
         completion=call,
-        negative_context=_draw_wrong_call(tool, values, arguments, rng),
         answer=call,
-        fields={"tool": tool.name, "is_new_phrasing": phrasing == 3},
+        # The wrong call is no column of its own: a run has a negative view only where its configuration asks for one.
+        fields={
+            "tool": tool.name,
+            "is_new_phrasing": phrasing == 3,
+            "negative_call": _draw_wrong_call(tool, values, arguments, rng),
+        },
     )
     return request, example
 

@@ -27,7 +27,7 @@ class DataSource:
     data_files: str | list[str] | None = None
     """Which files of the folder or hub data set."""
     grader: str | None = None
-    """What grades completions: exact_match, contains, regex, numeric, json, ... (`GRADERS`), or `pkg.module:function`."""
+    """Grades completions: exact_match(_ignore_case), contains, regex, numeric, json, or `pkg.module:function`."""
 
     def __post_init__(self) -> None:
         if not self.path.strip():

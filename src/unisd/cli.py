@@ -1,4 +1,4 @@
-"""The command line: `unisd train | plan | probe | init`. The commands import torch, so that --help need not."""
+"""The command line: `unisd train | plan | prepare | ...`. The commands import torch, so that --help need not."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         help="go on from this checkpoint, or without a value from the last one in training.output_dir",
     )
     _command(commands, "plan", "print passes, memory and prompt lengths, without loading weights", _plan)
+    _command(commands, "prepare", "build and cache auxiliary and negative contexts before training", _prepare)
     probe = _command(commands, "probe", "measure the student against the teacher before training", _probe)
     probe.add_argument("--prompts", type=int, default=64, metavar="N", help="held-out prompts to answer (default: 64)")
     probe.add_argument("--styles", action="store_true", help="compare styles of demonstration side by side")
@@ -92,6 +93,13 @@ def _plan(arguments: argparse.Namespace) -> None:
     from unisd.planning import plan
 
     print(plan(config))
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    config = load_config(arguments.config, arguments.overrides)
+    from unisd.prepare import prepare
+
+    print(prepare(config))
 
 
 def _probe(arguments: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from transformers import PreTrainedTokenizerBase
 from unisd.metrics import Metrics
 from unisd.options import RolloutOptions
 from unisd.types import RolloutBatch
-
-logger = logging.getLogger(__name__)
 
 COMPLETIONS_FILE = "completions.jsonl"
 
@@ -37,6 +34,8 @@ class CompletionLog:
         metrics.add("completions/mean_terminated_length", lengths, is_finished)
         metrics.add("completions/clipped_ratio", (~is_finished).float())
         metrics.add("completions/on_policy_ratio", [float(one.is_on_policy) for one in batch.completions])
+        if batch.privileged_overlap is not None:
+            metrics.add("completions/privileged_overlap", batch.privileged_overlap)
         metrics.add("num_tokens", batch.mask.sum(), fold="sum")
         if is_training:
             self._last = batch
@@ -51,7 +50,7 @@ class CompletionLog:
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / COMPLETIONS_FILE).open("a", encoding="utf-8") as file:
             for prompt, text in zip(prompts, texts, strict=True):
-                logger.info("step %d\n--- prompt\n%s\n--- completion\n%s", step, prompt, text)
+                print(f"step {step}\n--- prompt\n{prompt}\n--- completion\n{text}", flush=True)
                 file.write(json.dumps({"step": step, "prompt": prompt, "completion": text}) + "\n")
 
 

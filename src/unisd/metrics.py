@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
+
+Fold: TypeAlias = Literal["mean", "sum", "min", "max"]
+"""How values between two logs become one."""
 
 _FOLDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mean": torch.add,
@@ -29,7 +32,7 @@ class Metrics:
         values: Tensor | list[float] | float,
         mask: Tensor | None = None,
         *,
-        fold: Literal["mean", "sum", "min", "max"] = "mean",
+        fold: Fold = "mean",
     ) -> None:
         """Fold in all values, or those where `mask` is true; garbage elsewhere does not count."""
         values = torch.as_tensor(values).detach()

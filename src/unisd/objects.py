@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from peft import LoraConfig
@@ -93,3 +93,24 @@ def eval_tasks(config: RunConfig) -> list[Task]:
     task = task_of(config, "eval")
     is_gradable = task is not None and not (isinstance(task, LocalTask) and not task.has_grader)
     return [task] if is_gradable else []  # pyright: ignore[reportReturnType]
+
+
+def trainer_arguments(config: RunConfig) -> dict[str, Any]:
+    """What `SelfDistillTrainer` is constructed with; a fresh teacher each time."""
+    # The data first: its faults should not wait for the weights.
+    train_dataset, eval_dataset, tokenizer = train_examples(config), eval_examples(config), tokenizer_of(config)
+    return {
+        "model": model_of(config),
+        "args": arguments_of(config),
+        "train_dataset": train_dataset,
+        "eval_dataset": eval_dataset,
+        "processing_class": tokenizer,
+        "teacher": replace(config.teacher),
+        "objective": config.objective,
+        "components": config.components,
+        "demonstration": config.contexts.privileged,
+        "eval_tasks": eval_tasks(config),
+        "eval_limit": config.eval.limit,
+        "gates": config.contexts.gates,
+        "peft_config": adapter_of(config),
+    }

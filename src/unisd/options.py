@@ -81,7 +81,7 @@ class Gate:
     """
 
     signal: Literal["sampler_nll", "student_entropy"] = "sampler_nll"
-    """Mean over a completion's tokens of the sampler's negative log-probability, or of the student's entropy."""
+    """Mean over a sequence's valid tokens of the sampler's negative log-probability, or of the student's entropy."""
     fraction: float = 0.25
     """Share of sequences let through: of the optimizer step's per process, or of the micro-batch's for the entropy."""
 

@@ -14,11 +14,12 @@ from unisd.contexts.template import measure_views
 from unisd.contexts.view_report import ViewReport
 from unisd.loading import load_model_config, with_adapter
 from unisd.objects import adapter_of, tokenizer_of, train_examples
+from unisd.prepare import with_cheap_contexts
 from unisd.scoring.fused import chunk_rows
 from unisd.scoring.head import FAMILIES
 from unisd.scoring.plan import Plan, plan_passes
 from unisd.teacher.teacher import BaseTeacher, EMATeacher, LiveTeacher
-from unisd.types import Need
+from unisd.types import Example, Need
 
 MIB = 2**20
 
@@ -28,8 +29,11 @@ LOSS_BUFFERS = 8
 
 def passes_of(config: RunConfig) -> Plan:
     """The forward passes of one micro-batch."""
+    auxiliary = config.contexts.auxiliary
     return plan_passes(
-        [config.objective.needs, Need.STUDENT_ENTROPY, *(component.needs for component in config.components)]
+        [config.objective.needs, Need.STUDENT_ENTROPY, *(component.needs for component in config.components)],
+        num_auxiliary=0 if auxiliary is None else auxiliary.count,
+        gates=config.contexts.gates,
     )
 
 
@@ -37,8 +41,11 @@ def plan(config: RunConfig) -> str:
     """Passes, memory, prompt lengths per view, warnings; loads the model's configuration and tokenizer only."""
     passes = passes_of(config)
     sizes = _sizes(config)
-    report = _view_report(config)
+    examples, not_built = with_cheap_contexts(config, train_examples(config))
+    report = _view_report(config, examples)
     parts = [passes.text(), sizes.text(config, passes), report.text()]
+    if not_built:
+        parts.append(f"not measured before it is built: {', '.join(not_built)}. `unisd prepare` builds and caches it.")
     warnings = _warnings(config, sizes, report)
     if warnings:
         parts.append("\n".join(f"warning: {warning}" for warning in warnings))
@@ -109,9 +116,9 @@ def _sizes(config: RunConfig) -> Sizes:
     )
 
 
-def _view_report(config: RunConfig) -> ViewReport:
+def _view_report(config: RunConfig, examples: Sequence[Example]) -> ViewReport:
     return measure_views(
-        train_examples(config),
+        examples,
         tokenizer_of(config),
         config.data,
         lambda example: build_views(example, config.contexts.privileged),

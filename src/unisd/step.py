@@ -10,10 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from unisd.diagnostics import divergence_profile
+from unisd.metrics import Fold
 from unisd.objective import COMPONENTS
 from unisd.objective.divergence import Divergence
 from unisd.objective.reduce import reduce_tokens
@@ -26,8 +29,14 @@ from unisd.scoring.views import realised_logp
 from unisd.teacher.teacher import Teacher, scoring_with
 from unisd.types import Loss, Need, RolloutBatch, Signal, TokenLoss, TokenScores, Transform
 
-LogMetric = Callable[[str, Tensor, Tensor], None]
-"""`log(name, values, mask)`: the mean of `values` over `mask` since the last log."""
+_SMALLEST_MEAN_WEIGHT = 1e-12
+
+
+@runtime_checkable
+class LogMetric(Protocol):
+    """`log(name, values, mask)`: the mean, or another fold, of `values` over `mask` since the last log."""
+
+    def __call__(self, name: str, values: Tensor, mask: Tensor | None, *, fold: Fold = "mean") -> None: ...
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Step:
                     layers=self.plan.layers,
                 )
                 privileged = replace(output, head=output.head.detached())
-            signals, scored = self._extra_views(model, batch, late=False)
+            signals, scored = self.extra_views(model, batch, late=False)
         return TeacherScores(privileged, signals, scored)
 
     def student_scores(
@@ -114,11 +123,15 @@ class Step:
             return {}, {}
         uncertainty = signals[Signal.STUDENT_ENTROPY].sum(-1) / batch.mask.sum(-1).clamp(min=1)
         with scoring_with(self.teacher, model):
-            return self._extra_views(model, batch, late=True, uncertainty=uncertainty)
+            return self.extra_views(model, batch, late=True, uncertainty=uncertainty)
 
-    def _extra_views(
+    def extra_views(
         self, model: nn.Module, batch: RolloutBatch, *, late: bool, uncertainty: Tensor | None = None
     ) -> tuple[dict[Signal, Tensor], dict[Signal, Tensor]]:
+        """Log-probabilities under the auxiliary and negative views, and the rows they cover; inside the teacher.
+
+        `late`: those gated on the student's entropy, of which `uncertainty` lets the largest through; else the others.
+        """
         signals: dict[Signal, Tensor] = {}
         scored: dict[Signal, Tensor] = {}
         for start, signal, temperature in (
@@ -129,6 +142,9 @@ class Step:
             gate = self.gates.get(start)
             is_late = gate is not None and gate.signal == "student_entropy"
             if signal not in self.plan.need.signals or is_late != late:
+                continue
+            if signal in batch.scored_ahead:
+                signals[signal], scored[signal] = batch.scored_ahead[signal]
                 continue
             views = [batch.views[name] for name in sorted(batch.views) if name.startswith(start)]
             if gate is not None and uncertainty is not None:
@@ -143,13 +159,10 @@ class Step:
         """The main term after its transforms, and every added term times its coefficient, by name."""
         ones = scores.mask.to(scores.dtype)
         has_main = self.objective.divergence != "none"
-        main = TokenLoss(scores.divergence if has_main else torch.zeros_like(ones), ones)
-        for name, component in self.components.items():
-            if isinstance(component, Transform):
-                readable = scores.read_by(name, component.needs)
-                before, main = main, component(main, readable)
-                for key, values in component.metrics(before, main, readable).items():
-                    log(f"{name}/{key}", values, scores.mask)
+        main = self.transformed(TokenLoss(scores.divergence if has_main else torch.zeros_like(ones), ones), scores, log)
+        if scores.counts.mean_weight is not None:
+            # Where every weight is 0 the terms are too.
+            main = main.reweighted(ones / scores.counts.mean_weight.to(ones.dtype).clamp(min=_SMALLEST_MEAN_WEIGHT))
         losses = {"divergence": main} if has_main else {}
         for name, component in self.components.items():
             if isinstance(component, Loss):
@@ -160,6 +173,19 @@ class Step:
                 losses[name] = TokenLoss(values * component.coefficient, main.weights if component.weighted else ones)
         return losses
 
+    def transformed(self, main: TokenLoss, scores: TokenScores, log: LogMetric | None = None) -> TokenLoss:
+        """The main term after the transforms, in their order."""
+        for name, component in self.components.items():
+            if isinstance(component, Transform):
+                readable = scores.read_by(name, component.needs)
+                before, main = main, component(main, readable)
+                if log is None:
+                    continue
+                _log_change(name, before, main, scores, log)
+                for key, values in component.metrics(before, main, readable).items():
+                    log(f"{name}/{key}", values, scores.mask)
+        return main
+
     def reduce(self, token_losses: Mapping[str, TokenLoss], scores: TokenScores) -> Tensor:
         """This micro-batch's share of the step's loss."""
         terms = [
@@ -167,6 +193,15 @@ class Step:
             for loss in token_losses.values()
         ]
         return torch.stack(terms).sum()
+
+
+def _log_change(name: str, before: TokenLoss, after: TokenLoss, scores: TokenScores, log: LogMetric) -> None:
+    """Whether a transform does anything, and where its weights lie."""
+    has_changed = (after.values != before.values) | (after.weights != before.weights)
+    log(f"{name}/changed", has_changed.to(scores.dtype), scores.mask)
+    if after.weights is not before.weights:
+        for fold in ("mean", "min", "max"):
+            log(f"{name}/weight_{fold}", after.weights, scores.mask, fold=fold)
 
 
 def log_scores(scores: TokenScores, token_losses: Mapping[str, TokenLoss], log: LogMetric) -> None:
@@ -181,6 +216,9 @@ def log_scores(scores: TokenScores, token_losses: Mapping[str, TokenLoss], log: 
     ):
         if scores.has(need):
             log(name, read(), scores.mask)
+    if scores.has(Need.DIVERGENCE):
+        for key, value in divergence_profile(scores.divergence, scores.mask).items():
+            log(f"divergence/{key}", value, None)
     everyone = torch.ones(len(scores.mask), dtype=torch.bool, device=scores.mask.device)
     if scores.has(Need.AUXILIARY_LOGP):
         log("auxiliary/passes_saved", (~scores.auxiliary_scored).float(), everyone)

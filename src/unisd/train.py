@@ -29,10 +29,12 @@ def run(config: RunConfig, *, resume: str | bool = False) -> SelfDistillTrainer:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG_FILE).write_text(str(trainer.resolved_config), encoding="utf-8")
     trainer.train(resume_from_checkpoint=resume or None)
-    final = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    final = trainer.evaluate() if trainer.eval_dataset is not None else trainer.task_accuracies()
     trainer.save_model()
     if is_main:
-        text = json.dumps({"final": final, "history": trainer.state.log_history}, indent=1)
+        text = json.dumps(
+            {"final": final, "warnings": trainer.diagnostics.warnings, "history": trainer.state.log_history}, indent=1
+        )
         (folder / METRICS_FILE).write_text(text, encoding="utf-8")
         trainer.create_model_card()
     return trainer

@@ -13,10 +13,10 @@ from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
 from unisd.args import SelfDistillConfig
-from unisd.callbacks import StepCallback, StepClock
+from unisd.callbacks import DiagnosticsCallback, StepCallback, StepClock
 from unisd.completions import CompletionLog
 from unisd.config.dump import resolved_yaml
 from unisd.config.load import load_config
@@ -27,17 +27,25 @@ from unisd.contexts.rows import as_example
 from unisd.contexts.template import render_views
 from unisd.contexts.view_report import ViewReport
 from unisd.distributed import Processes
-from unisd.loading import check_vocabulary, load_model, load_tokenizer, refuse_data_parallel, with_adapter
-from unisd.metrics import Metrics
+from unisd.loading import (
+    check_vocabulary,
+    last_checkpoint,
+    load_model,
+    load_tokenizer,
+    refuse_data_parallel,
+    with_adapter,
+)
+from unisd.mean_weight import check_weights_known, with_mean_weight
+from unisd.metrics import Fold, Metrics
 from unisd.modes import evaluation_mode
 from unisd.objective import DivergenceClip
 from unisd.objective.divergence import Divergence
-from unisd.objects import adapter_of, arguments_of, eval_examples, eval_tasks, model_of, tokenizer_of, train_examples
 from unisd.options import Gate
+from unisd.prepare import prepared_arguments
 from unisd.rollout.hf import HFRollout
 from unisd.rollout.seeds import purpose_seed
 from unisd.rollout.writer import RolloutWriter
-from unisd.scoring.head import head_of, warn_slow_head
+from unisd.scoring.head import check_layers, needs_whole_logits
 from unisd.scoring.plan import Plan, plan_passes
 from unisd.step import Step, log_scores, named_components
 from unisd.tasks.accuracy import grade_all
@@ -50,7 +58,6 @@ from unisd.types import (
     Need,
     Prompt,
     RolloutBatch,
-    StepCounts,
     TokenLoss,
     TokenScores,
     Transform,
@@ -104,6 +111,8 @@ class SelfDistillTrainer(Trainer):
         self.components = named_components([DivergenceClip(ceiling=10.0)] if components is None else components)
         self.gates = dict(gates or {})
         self.plan = self._plan()
+        if self.objective.normalize_weights:
+            check_weights_known(self.components, self.gates)
         self.demonstration = demonstration or Demonstration()
         self.rollout = rollout or HFRollout(self._options)
         self.eval_tasks, self.eval_limit = list(eval_tasks), eval_limit
@@ -141,23 +150,7 @@ class SelfDistillTrainer(Trainer):
             config = load_config(config, overrides)
         elif overrides:
             raise ValueError("Overrides belong to a file: call load_config(path, overrides) first.")
-        # The data first: its faults should not wait for the weights.
-        training, evaluation, tokenizer = train_examples(config), eval_examples(config), tokenizer_of(config)
-        trainer = cls(
-            model_of(config),
-            arguments_of(config),
-            training,
-            evaluation,
-            tokenizer,
-            teacher=replace(config.teacher),
-            objective=config.objective,
-            components=config.components,
-            demonstration=config.contexts.privileged,
-            eval_tasks=eval_tasks(config),
-            eval_limit=config.eval.limit,
-            gates=config.contexts.gates,
-            peft_config=adapter_of(config),
-        )
+        trainer = cls(**prepared_arguments(config))
         trainer.resolved_config = resolved_yaml(config)
         return trainer
 
@@ -176,20 +169,14 @@ class SelfDistillTrainer(Trainer):
         self._clock = StepClock(self._metrics["train"])
         self._completions = CompletionLog(self._options, Path(str(self.args.output_dir)))
         self.teacher.start(self._student)
+        check_layers(self._student, self.plan.layers)
         processes = Processes(self.accelerator)
-        is_head_known = head_of(self._student) is not None
-        if self.objective.impl == "fused" and not is_head_known:
-            raise ValueError(
-                "objective.impl: fused, but the path to the logits of this model is not known. Use auto (whole logits)."
-            )
-        if self.objective.impl == "auto" and not is_head_known:
-            warn_slow_head(self._student)
         self.step = Step(
             plan=self.plan,
             teacher=self.teacher,
             objective=self.objective,
             components=self.components,
-            whole_logits=self.objective.impl == "full" or not is_head_known,
+            whole_logits=needs_whole_logits(self._student, self.objective.impl),
             gates=self.gates,
             gather=processes.join if processes.num > 1 else None,
         )
@@ -202,6 +189,8 @@ class SelfDistillTrainer(Trainer):
             gates=self.gates,
         )
         self.add_callback(StepCallback(self.teacher, self._metrics["train"], self._clock))
+        self.diagnostics = DiagnosticsCallback()
+        self.add_callback(self.diagnostics)
 
     @property
     def _student(self) -> Any:
@@ -262,7 +251,12 @@ class SelfDistillTrainer(Trainer):
             return []
         seed = purpose_seed(self._options.seed, *purpose, self.accelerator.process_index)
         examples = [[as_example(row) for row in batch] for batch in micro_batches]
-        return self._write_rollouts(examples, seed=seed)
+        batches = self._write_rollouts(examples, seed=seed)
+        if self.objective.normalize_weights:
+            if self._mode == "train":
+                self._clock.start("teacher")
+            batches = with_mean_weight(self.step, self._student, [batch.to(self.args.device) for batch in batches])
+        return batches
 
     def compute_loss(
         self,
@@ -298,9 +292,9 @@ class SelfDistillTrainer(Trainer):
         """Sum of the terms, each reduced with `objective.reduction` over the counts of the whole step."""
         return self.step.reduce(token_losses, scores)
 
-    def log_metric(self, name: str, values: Tensor, mask: Tensor) -> None:
-        """Log the mean of `values` over `mask` (and over processes and steps) since the last log."""
-        self._metrics[self._mode].add(name, values, mask)
+    def log_metric(self, name: str, values: Tensor, mask: Tensor | None, *, fold: Fold = "mean") -> None:
+        """Log the mean (or another fold) of `values` over `mask`, processes and steps since the last log."""
+        self._metrics[self._mode].add(name, values, mask, fold=fold)
 
     def prediction_step(
         self,
@@ -312,7 +306,8 @@ class SelfDistillTrainer(Trainer):
         """Roll out and score a batch; predictions are completion ids, labels the loss mask, both -100 padded."""
         (batch,) = self._roll_out([inputs], "eval", self._num_eval_batches)
         self._num_eval_batches += 1
-        local = StepCounts(int(batch.mask.sum()), int(batch.mask.any(-1).sum()))
+        num_sequences = int(batch.mask.any(-1).sum())
+        local = replace(batch.counts, num_tokens=int(batch.mask.sum()), num_sequences=num_sequences)
         with torch.no_grad(), evaluation_mode(model):
             loss, outputs = self.compute_loss(model, replace(batch, counts=local), return_outputs=True)
         loss = loss / self.accelerator.num_processes
@@ -344,14 +339,16 @@ class SelfDistillTrainer(Trainer):
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """`eval_loss`, the rollout's statistics, and the greedy accuracy of every task; before training too."""
         # Of several data sets the Trainer evaluates each with this method, inside it: the tasks are asked once.
-        outer, tasks = self._accuracies, self.eval_tasks
-        self._accuracies = outer or {
-            f"{metric_key_prefix}_{task.name}_accuracy": self.task_accuracy(task) for task in tasks
-        }
+        outer = self._accuracies
+        self._accuracies = outer or self.task_accuracies(metric_key_prefix)
         try:
             return super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         finally:
             self._accuracies = outer
+
+    def task_accuracies(self, prefix: str = "eval") -> dict[str, float]:
+        """`<prefix>_<name>_accuracy` of every task."""
+        return {f"{prefix}_{task.name}_accuracy": self.task_accuracy(task) for task in self.eval_tasks}
 
     def task_accuracy(self, task: Task) -> float:
         """Share of the task's evaluation examples that the student solves greedily, under its own prompt."""
@@ -382,14 +379,9 @@ class SelfDistillTrainer(Trainer):
     ) -> TrainOutput:
         """Train; resuming takes up the teacher as well, and is refused where the checkpoint holds none."""
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir))
-            if resume_from_checkpoint is None:
-                raise ValueError(
-                    f"training.output_dir: {self.args.output_dir!r} holds no checkpoint to resume from. "
-                    "Start without resume, or give the checkpoint's folder."
-                )
-        if isinstance(resume_from_checkpoint, str):
-            self.teacher.load(Path(resume_from_checkpoint))
+            resume_from_checkpoint = last_checkpoint(str(self.args.output_dir))
+        if resume_from_checkpoint:
+            self.teacher.load(Path(str(resume_from_checkpoint)))
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

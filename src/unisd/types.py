@@ -78,6 +78,8 @@ class StepCounts:
     num_tokens: int
     num_sequences: int
     """Sequences with at least one valid token."""
+    mean_weight: Float[Tensor, ""] | None = None
+    """Of the main term, which `normalize_weights` divides by; `None` without it."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,12 @@ class RolloutBatch:
     counts: StepCounts
     examples: list[Example]
     completions: list[Completion]
+    privileged_overlap: Float[Tensor, " B"] | None = None
+    """Share of a completion's n-grams that only the privileged view has; `None` without such views."""
     seconds: float = 0.0
     """Time its share of the rollout took."""
+    scored_ahead: Mapping[Signal, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Log-probabilities of extra views that were scored before the step, and which rows have them, (B,)."""
 
     def __len__(self) -> int:
         return len(self.completion_ids)
@@ -117,6 +123,9 @@ class RolloutBatch:
             completion_mask=self.completion_mask.to(device),
             mask=self.mask.to(device),
             sampler_logp=None if self.sampler_logp is None else self.sampler_logp.to(device),
+            scored_ahead={
+                signal: (logp.to(device), rows.to(device)) for signal, (logp, rows) in self.scored_ahead.items()
+            },
         )
 
 
@@ -182,7 +191,7 @@ class UndeclaredNeed(ValueError):
 class TokenScores:
     """What the passes of one micro-batch say about each completion token; all (B, T), nats, unless said.
 
-    Reading a signal outside `needs` raises `UndeclaredNeed`, so that a plan never computes what nobody declared.
+    Outside the mask the passes leave zeros. Reading a signal outside `needs` raises `UndeclaredNeed`, so that a plan never computes what nobody declared.
     """
 
     def __init__(
@@ -227,9 +236,14 @@ class TokenScores:
             reader=reader,
         )
 
-    def valid_everywhere(self, values: Float[Tensor, "B T"]) -> Float[Tensor, " N"]:
-        """The values of this micro-batch's valid tokens on all processes, in one row, without gradient."""
-        valid = values.detach()[self.mask]
+    def valid_everywhere(
+        self, values: Float[Tensor, "B T"], rows: Bool[Tensor, " B"] | None = None
+    ) -> Float[Tensor, " N"]:
+        """The values of this micro-batch's valid tokens on all processes, in one row, without gradient.
+
+        `rows` leaves out the sequences where it is false.
+        """
+        valid = values.detach()[self.mask if rows is None else self.mask & rows[:, None]]
         return valid if self._gather is None else self._gather(valid)
 
     @property

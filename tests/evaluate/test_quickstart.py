@@ -53,6 +53,7 @@ def test_a_run_leaves_a_summary_and_a_figure_and_fails_when_nothing_was_learned(
         assert summary[name] == {"accuracy": 0.0, "n": 5}
     assert summary["mcnemar_p"] == 1.0
     assert summary["num_steps"] == 2
+    assert set(summary["seconds_per_step"]) == {"rollout", "teacher", "student", "update"}
     assert summary["minutes"] * 60 == pytest.approx(sum(summary["seconds"].values()), abs=1)
     assert (tmp_path / "run" / "quickstart.png").read_bytes().startswith(b"\x89PNG")
     output = capsys.readouterr()

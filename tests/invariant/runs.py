@@ -12,13 +12,22 @@ from torch import Tensor
 
 from tests.tiny import build_tiny_model, build_tiny_tokenizer
 from unisd.args import SelfDistillConfig
+from unisd.objective.agreement import Agreement
 from unisd.objective.clip import DivergenceClip
 from unisd.objective.cross_entropy import CrossEntropy
+from unisd.objective.divergence import Divergence
 from unisd.teacher import EMATeacher
 from unisd.trainer import SelfDistillTrainer
 from unisd.types import Example
 
 WORDS = ["red", "blue", "green", "gold", "grey", "pink", "teal", "plum"]
+
+KINDS: dict[str, dict[str, Any]] = {
+    "full": {"is_peft": False},
+    "normalized": {"is_peft": True, "objective": Divergence(normalize_weights=True)},
+    "peft": {"is_peft": True},
+}
+"""Keywords of `make_trainer` for the runs that are split over processes."""
 
 
 def examples(num: int) -> list[Example]:
@@ -27,6 +36,7 @@ def examples(num: int) -> list[Example]:
         Example(
             prompt=f"Say {WORDS[index % 8]}" + "!" * (index % 5) + "\n",
             privileged_context=f"{WORDS[(index + 3) % 8]} {index}",
+            auxiliary_contexts=(WORDS[(index + 3) % 8], WORDS[(index + 4 + index % 2) % 8]),
             completion=WORDS[index % 8] * (1 + index % 3),
         )
         for index in range(num)
@@ -34,9 +44,18 @@ def examples(num: int) -> list[Example]:
 
 
 def make_trainer(
-    folder: Path, *, is_peft: bool, num: int = 24, dropout: float = 0.0, **options: Any
+    folder: Path,
+    *,
+    is_peft: bool,
+    num: int = 24,
+    dropout: float = 0.0,
+    objective: Divergence | None = None,
+    **options: Any,
 ) -> SelfDistillTrainer:
-    """A trainer on fixed completions with SGD; `options` are training arguments that replace those."""
+    """A trainer on fixed completions with SGD; `options` are training arguments that replace those.
+
+    Where the objective normalises weights, there are some: by agreement, on the cross-entropy as well.
+    """
     tokenizer = build_tiny_tokenizer()
     lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM")
     arguments: dict[str, Any] = {
@@ -51,6 +70,9 @@ def make_trainer(
         "disable_tqdm": True,
         "save_strategy": "no",
     }
+    objective = objective or Divergence()
+    has_weights = objective.normalize_weights
+    agreement = [Agreement(strength=0.1)] if has_weights else []
     torch.manual_seed(0)
     return SelfDistillTrainer(
         build_tiny_model(tokenizer),
@@ -58,7 +80,8 @@ def make_trainer(
         examples(num),
         processing_class=tokenizer,
         teacher=EMATeacher(decay=0.5, every=2),
-        components=[DivergenceClip(ceiling=3.0), CrossEntropy(coefficient=0.1)],
+        objective=objective,
+        components=[*agreement, DivergenceClip(ceiling=3.0), CrossEntropy(coefficient=0.1, weighted=has_weights)],
         peft_config=lora if is_peft else None,
     )
 
@@ -83,7 +106,7 @@ def relative_residual(mine: dict[str, Tensor], theirs: dict[str, Tensor], start:
 
 def main(folder: str, kind: str, per_device: str) -> None:
     """One process of a distributed run; the first one saves what came out."""
-    trainer = make_trainer(Path(folder), is_peft=kind == "peft", per_device_train_batch_size=int(per_device))
+    trainer = make_trainer(Path(folder), **KINDS[kind], per_device_train_batch_size=int(per_device))
     start = trainable(trainer)
     trainer.train()
     if trainer.is_world_process_zero():

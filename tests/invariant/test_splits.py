@@ -6,19 +6,23 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.invariant.runs import losses, make_trainer, relative_residual, trainable
+from tests.invariant.runs import KINDS, losses, make_trainer, relative_residual, trainable
+from unisd.objective.divergence import Divergence
 
-KINDS = pytest.mark.parametrize("kind", ["peft", "full"])
 ROOT = Path(__file__).parents[2]
 
 
-@KINDS
+@pytest.mark.parametrize("kind", ["peft", "full"])
 @pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean"])
-def test_batch_times_accumulation_gives_the_same_loss_and_update(kind: str, reduction: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("normalize_weights", [False, True])
+def test_batch_times_accumulation_gives_the_same_loss_and_update(
+    kind: str, reduction: Any, normalize_weights: bool, tmp_path: Path
+) -> None:
     runs = []
     for per_device, accumulation in ((8, 1), (2, 4), (1, 8)):
         trainer = make_trainer(
@@ -26,9 +30,7 @@ def test_batch_times_accumulation_gives_the_same_loss_and_update(kind: str, redu
             is_peft=kind == "peft",
             per_device_train_batch_size=per_device,
             gradient_accumulation_steps=accumulation,
-        )
-        trainer.step = trainer.step.__class__(
-            **{**vars(trainer.step), "objective": type(trainer.objective)(reduction=reduction)}  # pyright: ignore
+            objective=Divergence(reduction=reduction, normalize_weights=normalize_weights),
         )
         start = trainable(trainer)
         trainer.train()
@@ -41,7 +43,7 @@ def test_batch_times_accumulation_gives_the_same_loss_and_update(kind: str, redu
         assert relative_residual(split_end, whole_end, start) <= 1e-5
 
 
-@KINDS
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_give_the_loss_and_update_of_one(kind: str, tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -61,7 +63,7 @@ def test_two_processes_give_the_loss_and_update_of_one(kind: str, tmp_path: Path
     two = torch.load(tmp_path / "two" / "result.pt")
     assert two["world"] == 2
 
-    one = make_trainer(tmp_path / "one", is_peft=kind == "peft", per_device_train_batch_size=8)
+    one = make_trainer(tmp_path / "one", **KINDS[kind], per_device_train_batch_size=8)
     start = trainable(one)
     one.train()
     assert two["losses"] == pytest.approx(losses(one), rel=1e-5)

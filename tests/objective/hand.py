@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,7 +16,14 @@ PADDING = torch.nan
 
 
 def scores_of(
-    *, mask: Tensor = MASK, counts: StepCounts | None = None, gather=None, **signals: list[list[float]] | Tensor
+    *,
+    mask: Tensor = MASK,
+    counts: StepCounts | None = None,
+    gather: Callable[[Tensor], Tensor] | None = None,
+    scored_rows: Mapping[Signal, Tensor] | None = None,
+    student_hidden: Mapping[int, Tensor] | None = None,
+    teacher_hidden: Mapping[int, Tensor] | None = None,
+    **signals: Any,
 ) -> TokenScores:
     """Scores that hold the named signals, such as `student_logp=[[...], [...]]`."""
     return TokenScores(
@@ -22,6 +32,9 @@ def scores_of(
         signals={Signal[name.upper()]: torch.as_tensor(values) for name, values in signals.items()},
         counts=counts,
         gather=gather,
+        scored_rows=scored_rows,
+        student_hidden=student_hidden,
+        teacher_hidden=teacher_hidden,
     )
 
 

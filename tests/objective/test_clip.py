@@ -41,7 +41,7 @@ def test_a_quantile_sees_the_tokens_of_all_processes() -> None:
 
 def test_a_quantile_never_cuts_below_a_millionth_of_a_nat() -> None:
     values = clipped(DivergenceClip(quantile=0.5), [[0.0, 0.0, PADDING], [0.0, 0.5, 0.5]])
-    torch.testing.assert_close(values, torch.tensor([0.0, 0.0, 0.0, 1e-6, 1e-6]))
+    torch.testing.assert_close(values, torch.tensor([0.0, 0.0, 0.0, 1e-6, 1e-6]), rtol=1e-5, atol=0)
 
 
 def test_without_a_valid_token_a_quantile_changes_nothing() -> None:

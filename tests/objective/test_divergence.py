@@ -115,6 +115,15 @@ def test_the_sampled_estimate_has_the_mean_and_the_gradient_of_the_reverse_kl() 
     )
 
 
+def test_the_gradient_of_the_sampled_estimate_is_the_gap_times_that_of_the_log_probability() -> None:
+    student = torch.tensor([-1.0, -3.0], requires_grad=True)
+    estimate = sampled_reverse_kl(student, torch.tensor([-1.5, -1.0]))
+    estimate.sum().backward()
+    assert estimate.tolist() == [0.5, -2.0]
+    assert student.grad is not None
+    assert student.grad.tolist() == [0.5, -2.0]
+
+
 # From states to the loss: 2 x 3 tokens, D = 4, V = 6
 
 
@@ -193,8 +202,8 @@ def test_turning_the_knob_moves_the_loss(base: dict[str, Any], turned: dict[str,
 
 
 def test_every_knob_is_turned() -> None:
-    # impl chooses how logits are made, not what the loss is.
-    fields = {field.name for field in dataclasses.fields(Divergence)} - {"impl"}
+    # impl chooses how logits are made, not what the loss is; the weights here are all 1 (tests/test_mean_weight.py).
+    fields = {field.name for field in dataclasses.fields(Divergence)} - {"impl", "normalize_weights"}
     assert {name for _, turned in TURNED for name in turned} == fields
 
 
@@ -223,6 +232,7 @@ def test_no_main_term_needs_no_pass() -> None:
         ({"support": "topk", "k": 0}, "got 0"),
         ({"support": "sampled"}, "sampled estimates the reverse KL only, but divergence is forward_kl"),
         ({"divergence": "none", "support": "topk", "k": 3}, "objective.support has no meaning with divergence: none"),
+        ({"reference": True, "normalize_weights": True}, "so normalize_weights would divide twice"),
         ({"temperature": 0.0}, "objective.temperature must be positive, got 0.0"),
         ({"temperature": float("inf")}, "got inf"),
     ],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.objective.hand import MASK, PADDING, scores_of
+from unisd.metrics import Fold
 from unisd.objective import COMPONENTS
 from unisd.objective.clip import DivergenceClip
 from unisd.objective.cross_entropy import CrossEntropy
@@ -34,8 +35,9 @@ def compose(step: Step, scores: TokenScores) -> tuple[dict[str, list[float]], fl
     """Weighted values of the valid tokens per term, the loss, and what was logged."""
     logged: dict[str, float] = {}
 
-    def log(name: str, values: Tensor, mask: Tensor) -> None:
-        logged[name] = float(values[mask].mean())
+    def log(name: str, values: Tensor, mask: Tensor | None, *, fold: Fold = "mean") -> None:
+        valid = values if mask is None else values[mask]
+        logged[name] = float({"mean": valid.mean, "sum": valid.sum, "min": valid.min, "max": valid.max}[fold]())
 
     losses = step.token_losses(scores, log)
     terms = {name: (loss.values * loss.weights)[MASK].tolist() for name, loss in losses.items()}
@@ -76,7 +78,17 @@ def test_transforms_change_the_main_term_in_their_order_and_log_what_they_did() 
     terms, loss, logged = compose(step_of(components), hand_scores())
     assert terms == {"divergence": [0.0, 1.0, 1.5, 0.0, 2.0]}
     assert loss == pytest.approx(4.5 / 5)
-    assert logged == pytest.approx({"divergence_clip/clipped": 1 / 5, "token_filter/kept": 3 / 5})
+    assert logged == pytest.approx(
+        {
+            "divergence_clip/changed": 1 / 5,
+            "divergence_clip/clipped": 1 / 5,
+            "token_filter/changed": 2 / 5,
+            "token_filter/kept": 3 / 5,
+            "token_filter/weight_mean": 3 / 5,
+            "token_filter/weight_min": 0.0,
+            "token_filter/weight_max": 1.0,
+        }
+    )
 
     @dataclass(frozen=True)
     class Double(Transform):
@@ -109,7 +121,7 @@ def test_garbage_at_the_padding_changes_no_component(component: Loss | Transform
         )
         scores = scores_of(divergence=divergence, student_logp=logp, student_entropy=entropy)
         step = step_of({"component": component})
-        loss = step.reduce(step.token_losses(scores, lambda name, values, mask: None), scores)
+        loss = step.reduce(step.token_losses(scores, lambda *_, **__: None), scores)
         gradients = torch.autograd.grad(loss, [divergence, logp, entropy], allow_unused=True)
         results.append([loss, *(gradient for gradient in gradients if gradient is not None)])
     assert results[0][0] > 0

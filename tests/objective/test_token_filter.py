@@ -36,12 +36,12 @@ def test_the_filter_multiplies_into_the_weights_and_leaves_the_denominator() -> 
 
 def test_of_equally_uncertain_tokens_the_earlier_stay() -> None:
     mask = torch.ones(1, 40, dtype=torch.bool)
-    mask[0, 30:] = False
-    weights = TokenFilter(0.1)(
+    mask[0, 25:] = False
+    weights = TokenFilter(0.28)(
         loss_of(torch.ones(1, 40)), scores_of(mask=mask, student_entropy=torch.ones(1, 40))
     ).weights
-    # 0.1 * 30 in floating point is a little over 3.
-    assert weights[0].tolist() == [1.0] * 3 + [0.0] * 37
+    # 0.28 * 25 in floating point is a little over 7.
+    assert weights[0].tolist() == [1.0] * 7 + [0.0] * 33
 
 
 def test_the_filter_passes_no_gradient_to_the_entropy() -> None:

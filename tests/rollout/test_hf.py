@@ -216,7 +216,10 @@ def test_every_end_of_sequence_id_ends_a_completion_and_stays_in_it(sample, mode
 
 def test_a_model_that_ends_at_once_writes_one_token(sample, model, prompts) -> None:
     model.generation_config.eos_token_id = list(range(259))
+    passes: list[int] = []
+    model.register_forward_hook(lambda *_: passes.append(1))
     completions = sample(generation_batch_size=3)
+    assert len(passes) == 2  # one a chunk
     assert [len(completion.ids) for completion in completions] == [1] * 4
     assert all(completion.is_finished and completion.is_on_policy for completion in completions)
     assert_sampled_from([row.log_softmax(-1) for row in ordinary_logits(model, prompts, completions)], completions)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
+from tests.scoring.held import peak_bytes_of
 from unisd.objective.divergence import Divergence
 from unisd.scoring.forward import PassOutput
 from unisd.scoring.fused import chunk_rows, token_scores
@@ -21,16 +20,14 @@ WHOLE = T * V * 4
 
 
 def peak_bytes(folder: Path, *, rows_per_chunk: int | None, num_tokens: int = T, has_backward: bool = True) -> int:
-    """The most that a forward and a backward pass of the loss holds at a time, its inputs not counted.
-
-    From the profiler's record of every allocation: exact, and the same at each run.
-    """
+    """The most that a forward and a backward pass of the loss holds at a time, its inputs not counted."""
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(1, num_tokens, D, generator=generator, requires_grad=True)
     weight = torch.randn(V, D, generator=generator) * 0.1  # a frozen head: its gradient would be no part of the chunk
     teacher = PassOutput(torch.randn(1, num_tokens, D, generator=generator), Head(weight))
     ids = torch.randint(V, (1, num_tokens), generator=generator)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+
+    def score() -> None:
         scores = token_scores(
             PassOutput(states, Head(weight)),
             teacher,
@@ -42,13 +39,8 @@ def peak_bytes(folder: Path, *, rows_per_chunk: int | None, num_tokens: int = T,
         )
         if has_backward:
             scores[Signal.DIVERGENCE].sum().backward()
-    trace = folder / "trace.json"
-    record.export_chrome_trace(str(trace))
-    events = [event for event in json.loads(trace.read_text())["traceEvents"] if event["name"] == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event["ts"]):
-        held += event["args"]["Bytes"]
-        peak = max(peak, held)
+
+    peak = peak_bytes_of(score, folder)
     assert (states.grad is not None) == has_backward
     return peak
 

@@ -189,12 +189,15 @@ def test_nothing_a_model_writes_is_run(tmp_path):
     assert not witness.exists()
 
 
-def test_a_negative_is_asked_for_at_the_end_of_the_students_prompt(train):
-    example = train[0]
-    prompt, asked = turns(example.prompt), turns(TASK.negative_request(example))
-    assert asked[:-1] == prompt[:-1]
-    assert asked[-1]["content"].startswith(prompt[-1]["content"] + "\n\n")
-    assert "wrong" in asked[-1]["content"]
+def test_a_negative_is_asked_for_by_showing_how_a_command_is_changed_in_one_detail(train):
+    *shown, request = turns(TASK.negative_request(train[0]))
+    assert request == {"role": "user", "content": train[0].answer}
+    commands = [turn["content"] for turn in shown if turn["role"] != "system"]
+    for right, wrong in zip(commands[::2], commands[1::2], strict=True):
+        (name, _, arguments), (same, _, others) = read_call(right), read_call(wrong)
+        assert name == same
+        assert arguments.keys() == others.keys()
+        assert sum(arguments[key] != others[key] for key in arguments) == 1
 
 
 def test_sizes_that_cannot_be_drawn_are_refused():

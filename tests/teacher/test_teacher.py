@@ -131,6 +131,7 @@ def test_afterwards_the_student_is_as_it_was_also_when_scoring_failed(kind: str,
     frozen = next(iter(trainable_parameters(model).values()))
     frozen.requires_grad_(False)
     teacher = started(TEACHERS[teacher_kind](), model)
+    assert not frozen.requires_grad  # start() looks at the adapter's effect
     train(model)
     model.train()
     modules = list(model.modules())
@@ -191,7 +192,7 @@ def test_distances_are_relative_to_what_they_are_measured_from() -> None:
     model.weight.data = torch.tensor([[3.0, 0.0]])
     teacher.update(model, 1)  # the teacher at (3, 2)
     assert teacher.metrics(model) == pytest.approx(
-        {"teacher/distance_to_student": 2 / 3, "teacher/distance_to_base": 2 / 5}
+        {"teacher/num_updates": 1, "teacher/distance_to_student": 2 / 3, "teacher/distance_to_base": 2 / 5}
     )
     assert Shadow({"weight": torch.tensor([3.0, 4.0])}).distance_to({"weight": torch.zeros(2)}) == 5.0
     assert LiveTeacher().metrics(model) == {}

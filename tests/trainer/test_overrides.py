@@ -116,14 +116,15 @@ def test_completions_can_be_sampled_otherwise(tmp_path):
 
 
 class Doubled(SelfDistillTrainer):
-    """Twice the loss, and a metric by position."""
+    """Twice the loss, and the divergence of the first token as a metric of its own."""
 
     def reduce(self, token_losses: Mapping[str, TokenLoss], scores: TokenScores) -> Tensor:
         return 2 * super().reduce(token_losses, scores)
 
-    def log_metric(self, name: str, values: Tensor, mask: Tensor) -> None:
-        super().log_metric(name, values, mask)
-        super().log_metric(f"first/{name}", values[:, :1], mask[:, :1])
+    def log_metric(self, name: str, values: Tensor, mask: Tensor | None, **keywords: Any) -> None:
+        super().log_metric(name, values, mask, **keywords)
+        if name == "divergence" and mask is not None:
+            super().log_metric("first_divergence", values[:, :1], mask[:, :1], **keywords)
 
 
 def test_the_reduction_and_the_metrics_can_be_changed(tmp_path):
@@ -133,4 +134,4 @@ def test_the_reduction_and_the_metrics_can_be_changed(tmp_path):
     for name, gradient in once.items():
         torch.testing.assert_close(twice[name], 2 * gradient, rtol=1e-4, atol=1e-6)
     assert logged(doubled, "divergence") == logged(plain, "divergence")
-    assert logged(doubled, "first/divergence") != logged(doubled, "divergence")
+    assert logged(doubled, "first_divergence") != logged(doubled, "divergence")

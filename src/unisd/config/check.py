@@ -12,7 +12,10 @@ from transformers import TrainingArguments
 
 from unisd.config.dump import component_name
 from unisd.config.errors import ConfigError, suggestion
+from unisd.config.import_path import import_object
 from unisd.config.schema import RunConfig
+from unisd.contexts.retrieval import available_retriever
+from unisd.mean_weight import check_weights_known
 from unisd.objective.clip import DivergenceClip
 from unisd.tasks import TASKS
 from unisd.tasks.local import LocalTask
@@ -31,6 +34,7 @@ def check_combinations(config: RunConfig) -> None:
     _check_objective(config)
     _check_signals(config)
     _check_contexts(config)
+    _check_builders(config)
     _check_rollout(config)
     _check_adapter(config)
     _check_evaluation(config)
@@ -116,6 +120,13 @@ def _check_objective(config: RunConfig) -> None:
             "objective.divergence is none and no component is a loss, so there is nothing to train on. "
             "Add a loss such as {type: cross_entropy}, or choose a divergence."
         )
+    if config.objective.normalize_weights:
+        places = enumerate(config.components)
+        named = {f"components[{position}] ({component_name(one)})": one for position, one in places}
+        try:
+            check_weights_known(named, config.contexts.gates)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     for position, component in enumerate(config.components):
         name = component_name(component)
         if isinstance(component, DivergenceClip) and config.objective.support == "sampled":
@@ -167,6 +178,31 @@ def _check_contexts(config: RunConfig) -> None:
                 f"contexts.{context}.gate.signal: sampler_nll needs a sampler, but completions of the data set have "
                 "none. Use student_entropy, or rollout.backend: hf with on_policy_fraction: 1.0."
             )
+
+
+def _check_builders(config: RunConfig) -> None:
+    auxiliary, negative = config.contexts.auxiliary, config.contexts.negative
+    for context, section in (("auxiliary", auxiliary), ("negative", negative)):
+        where = f"contexts.{context}.type"
+        if section is not None and ":" in section.type and not callable(import_object(section.type, where=where)):
+            raise ConfigError(f"{where}: {section.type} is not a function. Give one that takes an Example.")
+    if auxiliary is not None and auxiliary.select == "retrieval":
+        try:
+            available_retriever(auxiliary.retriever)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    if auxiliary is not None and auxiliary.include_privileged and config.contexts.privileged.style == "message":
+        raise ConfigError(
+            "contexts.auxiliary.include_privileged shows the demonstration as turns, but contexts.privileged.style is "
+            "message. Set style: turns, or remove include_privileged."
+        )
+    sources = [source for source in (config.data.train, config.data.eval) if isinstance(source, DataSource)]
+    is_verified = negative is not None and negative.type == "verified"
+    if is_verified and sources and not any(source.grader for source in sources):
+        raise ConfigError(
+            "contexts.negative.type: verified needs a grader that confirms that an answer is wrong. Set "
+            "data.train.grader, or give wrong answers in the column negative_context (type: column)."
+        )
 
 
 def _is_all_sampled(config: RunConfig) -> bool:

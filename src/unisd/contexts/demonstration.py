@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,16 +72,18 @@ class Demonstration:
         before, request = example_prompt[:-1], example_prompt[-1]
         if self.style == "message":
             return [*before, {**request, "content": self._in_message(request["content"], context)}]
+        return [*before, *self.turns(example_prompt, context), request]
+
+    def turns(self, example_prompt: Prompt, context: Prompt) -> list[Message]:
+        """The context as earlier turns of the chat: the request answered with it, or its own messages as they are."""
         if not isinstance(context, str):
-            return [*before, *context, request]
-        shown: list[Message] = [request, {"role": "assistant", "content": context}]
-        return [*before, *shown * self.repeats, request]
+            return context
+        return answered(example_prompt, context) * self.repeats
 
     def _in_text(self, prompt: str, context: str) -> str:
         if self.style == "message":
             return self._in_message(prompt, context)
-        gap = "" if prompt[-1:].isspace() or context[:1].isspace() else " "
-        return f"{prompt}{gap}{context}\n\n" * self.repeats + prompt
+        return in_front(prompt, self.turns(prompt, context))
 
     def _in_message(self, question: str, context: Prompt) -> str:
         if not isinstance(context, str):
@@ -91,13 +94,51 @@ class Demonstration:
         return (self.template or DEFAULT_TEMPLATE).format(question=question, demonstration=context)
 
 
+def answered(example_prompt: Prompt, answer: str) -> list[Message]:
+    """The request, which is the last turn of the prompt or the plain text, and its answer, as two turns."""
+    request = {"role": "user", "content": example_prompt} if isinstance(example_prompt, str) else example_prompt[-1]
+    return [request, {"role": "assistant", "content": answer}]
+
+
+def in_front(example_prompt: Prompt, turns: Sequence[Message]) -> Prompt:
+    """The prompt with the turns just before its request; a user turn at their end joins the request.
+
+    Plain text is joined as text: after every answer, and between an instruction and what follows, is an empty line.
+    """
+    if isinstance(example_prompt, str):
+        return _as_text(turns) + example_prompt
+    before, request = example_prompt[:-1], example_prompt[-1]
+    if turns and turns[-1]["role"] == "user":
+        request = {**request, "content": f"{turns[-1]['content']}\n\n{request['content']}"}
+        turns = turns[:-1]
+    return [*before, *turns, request]
+
+
 def build_views(example: Example, demonstration: Demonstration) -> dict[str, Prompt]:
-    """`prompt` for the student; `privileged`, `auxiliary_0` ... and `negative` for the teacher, where the row has them."""
+    """`prompt` for the student; `privileged`, `auxiliary_0` ... and `negative` for the teacher, where the row has them.
+
+    An auxiliary context of messages is shown as turns, whatever the style.
+    """
     request = example.prompt if example.teacher_prompt is None else example.teacher_prompt
-    auxiliary = {f"auxiliary_{number}": context for number, context in enumerate(example.auxiliary_contexts)}
-    contexts = {"privileged": example.privileged_context, **auxiliary, "negative": example.negative_context}
-    shown = {view: demonstration.apply(request, context) for view, context in contexts.items() if context is not None}
-    return {"prompt": example.prompt, **shown}
+    views = {"prompt": example.prompt}
+    if example.privileged_context is not None:
+        views["privileged"] = demonstration.apply(request, example.privileged_context)
+    for number, context in enumerate(example.auxiliary_contexts):
+        is_text = isinstance(context, str)
+        views[f"auxiliary_{number}"] = demonstration.apply(request, context) if is_text else in_front(request, context)
+    if example.negative_context is not None:
+        views["negative"] = demonstration.apply(request, example.negative_context)
+    return views
+
+
+def _as_text(turns: Sequence[Message]) -> str:
+    text = ""
+    for number, turn in enumerate(turns):
+        has_answer = turn["role"] == "user" and number + 1 < len(turns) and turns[number + 1]["role"] == "assistant"
+        is_spaced = text[-1:].isspace() or turn["content"][:1].isspace()
+        gap = "" if turn["role"] != "assistant" or is_spaced else " "
+        text += f"{gap}{turn['content']}" + ("" if has_answer else "\n\n")
+    return text
 
 
 def _check_template(template: str) -> None:

@@ -56,7 +56,7 @@ class Agreement(Transform):
 
     def weights(self, scores: TokenScores) -> Float[Tensor, "B T"]:
         """One weight per token; 1 where no auxiliary view was scored."""
-        views = scores.auxiliary_logp
+        views = scores.auxiliary_logp.detach()
         if self.include_primary:
             views = torch.cat([views, scores.teacher_logp.detach()[None]])
         if self.granularity == "sequence":
@@ -77,16 +77,15 @@ class Agreement(Transform):
     def _scaled(self, spread: Float[Tensor, "B T"], scores: TokenScores) -> Float[Tensor, "B T"]:
         if self.scale == "absolute":
             return spread
-        valid = scores.valid_everywhere(spread)
+        valid = scores.valid_everywhere(spread, rows=scores.auxiliary_scored)
         if not len(valid):
             return spread
         quantile = torch.quantile(valid.float(), _QUANTILE).clamp(min=_SMALLEST_QUANTILE)
         return (spread / quantile).clamp(max=_LARGEST_SCALED_SPREAD)
 
     def metrics(self, before: TokenLoss, after: TokenLoss, scores: TokenScores) -> dict[str, Tensor]:
-        """`weight` (logged with its minimum and maximum) and `below_0.99`: whether the weight does anything."""
-        weights = self.weights(scores)
-        return {"weight": weights, "below_0.99": (weights < 0.99).to(weights.dtype)}
+        """`below_0.99`: whether the weight does anything."""
+        return {"below_0.99": (after.weights < 0.99 * before.weights).to(after.weights.dtype)}
 
 
 def _sequence_means(values: Float[Tensor, "K B T"], mask: Tensor) -> Float[Tensor, "K B"]:

@@ -33,6 +33,9 @@ class Divergence:
     """Divides student, teacher and negative-view logits in the loss; sampling has its own."""
     reduction: Literal["token_mean", "sequence_mean"] = "token_mean"
     """Sum over tokens / N valid tokens of the step, or mean over sequences of the mean over tokens (the paper's)."""
+    normalize_weights: bool = False
+    """Divide the weights of the main term by their mean over the step, taken as `reduction` does; then token_mean is
+    sum(w v) / sum(w). Needs weights that are known before the student's pass. Evaluation takes the mean by batch."""
     reference: bool = False
     """Reduce as the published code does, sum(w v) / max(sum(w), 1) per sequence, then the mean; for parity only."""
     impl: Literal["auto", "fused", "full"] = "auto"
@@ -53,6 +56,11 @@ class Divergence:
             raise ValueError(
                 f"objective.beta must lie between 0 and 1, both excluded, got {self.beta}. "
                 "jsd tends to 0 at the ends; for a KL use divergence: forward_kl or reverse_kl."
+            )
+        if self.reference and self.normalize_weights:
+            raise ValueError(
+                "objective.reference divides every sequence by its own weights, so normalize_weights would divide twice. "
+                "Remove one of the two."
             )
         if self.support != "topk" and (self.k is not None or self.tail is not None):
             name = "k" if self.k is not None else "tail"

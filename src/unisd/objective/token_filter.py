@@ -30,7 +30,7 @@ class TokenFilter(Transform):
         entropy = scores.student_entropy.detach().masked_fill(~scores.mask, -torch.inf)
         order = entropy.sort(dim=-1, descending=True, stable=True).indices
         rank = order.argsort(dim=-1)  # (B, T)
-        # Rounded first: 0.1 * 30 is a little over 3 in floating point, and must keep 3.
+        # Rounded first: 0.28 * 25 is a little over 7 in floating point, and must keep 7.
         num_kept = (self.fraction * scores.mask.sum(-1, keepdim=True).double()).round(decimals=6).ceil()
         return loss.reweighted((rank < num_kept).to(loss.weights.dtype))
 

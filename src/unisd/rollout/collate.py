@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from unisd.diagnostics import ngram_overlap
 from unisd.options import RolloutOptions
 from unisd.types import Completion, Example, RolloutBatch, StepCounts, View
 
@@ -60,6 +61,15 @@ def collate(rows: Sequence[Row], *, pad: int, options: RolloutOptions, counts: S
         counts=counts,
         examples=[row.example for row in rows],
         completions=completions,
+        privileged_overlap=_overlaps(rows),
+    )
+
+
+def _overlaps(rows: Sequence[Row]) -> Tensor | None:
+    if not all("privileged" in row.views for row in rows):
+        return None
+    return torch.tensor(
+        [ngram_overlap(row.completion.ids, row.views["privileged"], row.views["prompt"]) for row in rows]
     )
 
 

@@ -38,7 +38,7 @@ class RolloutWriter:
         repeats = self.options.num_generations
         examples = [example for batch in micro_batches for example in batch for _ in range(repeats)]
         rows = self._rows(examples, seed)
-        rows = gated(rows, self.gates)
+        rows = gated(rows, self.gates, self.options)
         counts = self.count(local_counts(rows, self.options))
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int)

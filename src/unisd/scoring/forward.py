@@ -21,11 +21,11 @@ Result = TypeVar("Result")
 class PassOutput:
     """What one pass leaves behind for scoring."""
 
-    states: Float[Tensor, "B T D"]
+    states: Float[Tensor, "B T S"]
     """Inputs of the head at the positions that predict the completion; whole logits where `head.weight` is `None`."""
     head: Head
     hidden: Mapping[int, Float[Tensor, "B T D"]] = field(default_factory=dict)
-    """Further hidden states by layer, at the same positions."""
+    """Further hidden states by layer, at the same positions; 0 outside the mask."""
 
 
 def inside_forward(
@@ -66,36 +66,38 @@ def run_pass(
     # One state per completion token, and one more that predicts beyond it.
     kept = slice(-batch.completion_ids.shape[1] - 1, -1)
     inputs = _inputs(view, batch)
-    with _watched(model, layers, kept) as hidden:
+    with _watched(model, layers) as found:
         if whole_logits:
-            logits = (call or model)(**inputs).logits[:, kept]
-            return PassOutput(logits, Head(None), hidden)
-        inputs["logits_to_keep"] = batch.completion_ids.shape[1] + 1
-        states = inside_forward(model, inputs, lambda states: states[:, kept], call=call)
-    head = head_of(model)
+            states, head = (call or model)(**inputs).logits, Head(None)
+        else:
+            inputs["logits_to_keep"] = batch.completion_ids.shape[1] + 1
+            states, head = inside_forward(model, inputs, lambda states: states, call=call), head_of(model)
     assert head is not None, "the plan asks for whole logits where the head is not known"
-    return PassOutput(states, head, hidden)
+    padding = ~batch.mask[view.rows, :, None]
+    hidden = {layer: output[:, kept].masked_fill(padding, 0.0) for layer, output in found.items()}
+    # A copy, because a slice would keep the states of the whole prompt alive.
+    return PassOutput(states[:, kept].clone(), head, hidden)
 
 
 @contextmanager
-def _watched(model: nn.Module, layers: Collection[int], kept: slice) -> Iterator[dict[int, Tensor]]:
-    """Hidden states of the asked layers, filled in by a forward pass inside; no other layer's outlive it."""
+def _watched(model: nn.Module, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
+    """Hidden states of the asked layers, filled in by a forward pass inside; no other layer's outlive it.
+
+    Kept as they are: a hook may run inside a checkpointed block, whose recomputation would miss further operations.
+    """
     hidden: dict[int, Tensor] = {}
     handles = []
 
-    def keep_output(layer: int, output: Any) -> None:
-        hidden[layer] = (output[0] if isinstance(output, tuple) else output)[:, kept]
-
-    def keep_input(args: tuple[Tensor, ...]) -> None:
-        hidden[FINAL_STATE] = args[0][:, kept]
+    def keep(layer: int, output: Any) -> None:
+        hidden[layer] = output[0] if isinstance(output, tuple) else output
 
     for layer in layers:
         if layer == FINAL_STATE:
             output = causal_lm(model).get_output_embeddings()
-            handles.append(output.register_forward_pre_hook(lambda _, args: keep_input(args)))
+            handles.append(output.register_forward_pre_hook(lambda _, args: keep(FINAL_STATE, args)))
         else:
             block = blocks_of(model)[layer]
-            handles.append(block.register_forward_hook(lambda _, __, output, layer=layer: keep_output(layer, output)))
+            handles.append(block.register_forward_hook(lambda _, __, output, layer=layer: keep(layer, output)))
     try:
         yield hidden
     finally:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -112,6 +112,19 @@ def blocks_of(model: nn.Module) -> nn.ModuleList:
     return blocks[0]
 
 
+def check_layers(model: nn.Module, layers: Collection[int]) -> None:
+    """Refuse hidden states of blocks that the model does not have."""
+    if not set(layers) - {FINAL_STATE}:
+        return
+    num_blocks = len(blocks_of(model))
+    missing = [layer for layer in sorted(layers) if not -num_blocks <= layer < num_blocks]
+    if missing:
+        raise ValueError(
+            f"feature_match.layers: there is no layer {missing[0]}, the model has {num_blocks} blocks. Allowed: "
+            f"0 to {num_blocks - 1}, from the end -{num_blocks} to -2, and -1 for the final state after the last norm."
+        )
+
+
 def head_of(model: nn.Module) -> Head | None:
     """The head as the model would use it now, adapters off or on, or `None` where it is not known to be linear.
 
@@ -130,13 +143,22 @@ def head_of(model: nn.Module) -> Head | None:
     return Head(output.weight, output.bias, scale, softcap)
 
 
-def warn_slow_head(model: nn.Module) -> None:
-    """Say once that whole logits are used, why, and what would change it."""
+def needs_whole_logits(model: nn.Module, impl: Literal["auto", "fused", "full"]) -> bool:
+    """Whether logits are taken from the model as they are: asked for, or, with a warning, for an unknown head."""
+    if impl == "full" or head_of(model) is not None:
+        return impl == "full"
     inner = causal_lm(model)
+    model_type = inner.config.model_type
+    what = f"{model_type!r} with an adapter on its head" if model_type in FAMILIES else repr(model_type)
+    if impl == "fused":
+        raise ValueError(
+            f"objective.impl: fused, but the path from hidden states to logits is not known for model type {what}. "
+            f"Set impl: auto, which takes whole logits there. Known: {', '.join(FAMILIES)}."
+        )
     logger.warning(
-        "The path from hidden states to logits is not known for model type %r%s: whole (batch, tokens, vocabulary) "
+        "The path from hidden states to logits is not known for model type %s: whole (batch, tokens, vocabulary) "
         "logits are taken from the model, which is exact but needs more memory. Known: %s.",
-        inner.config.model_type,
-        " with an adapter on its head" if inner.config.model_type in FAMILIES else "",
+        what,
         ", ".join(FAMILIES),
     )
+    return True

@@ -25,7 +25,9 @@ def realised_logp(
     """
     # One row of zeros where no view is left, so that a spread over views stays defined.
     logp = torch.zeros(max(len(views), 1), *batch.mask.shape, device=batch.mask.device)
-    for part, which in _passes(views, batch.completion_ids.shape[1]):
+    # Whole logits are as large as the vocabulary: then no pass is larger than that of one view.
+    max_rows = len(batch) if whole_logits else None
+    for part, which in _passes(views, batch.completion_ids.shape[1], max_rows):
         output = run_pass(model, part, batch, whole_logits=whole_logits)
         ids, mask = batch.completion_ids[part.rows], batch.mask[part.rows]
         values = token_logp(output, ids=ids, mask=mask, temperature=temperature)
@@ -38,7 +40,7 @@ def realised_logp(
     return logp, is_scored
 
 
-def _passes(views: Sequence[View], num_tokens: int) -> list[tuple[View, Tensor]]:
+def _passes(views: Sequence[View], num_tokens: int, max_rows: int | None) -> list[tuple[View, Tensor]]:
     """The rows of all views in blocks of bounded size, and which view each row belongs to."""
     width = max((view.ids.shape[1] for view in views), default=0)
     ids = torch.cat([_widened(view.ids, width) for view in views]) if views else torch.zeros(0, 0)
@@ -48,6 +50,7 @@ def _passes(views: Sequence[View], num_tokens: int) -> list[tuple[View, Tensor]]
     rows = torch.cat([view.rows for view in views])
     which = torch.cat([torch.full_like(view.rows, number) for number, view in enumerate(views)])
     size = max(1, MAX_PASS_TOKENS // (width + num_tokens))
+    size = size if max_rows is None else min(size, max_rows)
     return [
         (View(some_ids, some_mask, some_rows), some_which)
         for some_ids, some_mask, some_rows, some_which in zip(

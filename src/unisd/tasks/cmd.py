@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from unisd.tasks import cmd_values
 from unisd.tasks.cmd_call import grade_call, write_call
-from unisd.tasks.task import Grade, ask_for_wrong_answer, check_limit
+from unisd.tasks.task import Grade, check_limit
 from unisd.types import Example, Message, Prompt
 
 Values = tuple[str, ...] | tuple[int, ...]
@@ -22,6 +22,13 @@ SYSTEM: Message = {"role": "system", "content": "Reply with one command only."}
 EXAMPLE_TURNS: tuple[Message, Message] = (
     {"role": "user", "content": "Commands: play_music(artist, volume), find_hotel(city)\nPlay Adele at volume 5."},
     {"role": "assistant", "content": "play_music(artist='Adele', volume=5)"},
+)
+ALTERED_TURNS: tuple[Message, ...] = (
+    {"role": "system", "content": "Change one detail of the command."},
+    {"role": "user", "content": "play_music(artist='Adele', volume=5)"},
+    {"role": "assistant", "content": "play_music(artist='Adele', volume=7)"},
+    {"role": "user", "content": "find_hotel(city='Rome')"},
+    {"role": "assistant", "content": "find_hotel(city='Milan')"},
 )
 
 
@@ -173,8 +180,12 @@ class CmdTask:
         return grade_call(completion, example.answer, SIGNATURES)
 
     def negative_request(self, example: Example) -> Prompt:
-        """The student's prompt, asking for a command with one wrong detail."""
-        return ask_for_wrong_answer(example.prompt, "Reply with a command that looks right but gets one detail wrong.")
+        """The right command, to be changed in one detail, after two commands where that was done.
+
+        Asked for a wrong command in words, SmolLM2-135M leaves the format (22 % usable); shown how, it keeps the
+        command and changes an argument (47 %, measured on 32 prompts at temperature 1).
+        """
+        return [*ALTERED_TURNS, {"role": "user", "content": example.answer}]
 
     def _draw(self, split: str, num_examples: int) -> list[Example]:
         # One generator per split, so that neither the size nor the use of one split changes the other.

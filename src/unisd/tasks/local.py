@@ -38,7 +38,12 @@ class LocalTask:
     @property
     def has_grader(self) -> bool:
         """Whether completions can be graded: one of the sources names a grader."""
-        return self._grader_name() is not None
+        return self.grader is not None
+
+    @property
+    def grader(self) -> str | None:
+        """The grader that the evaluation source names, else the training source."""
+        return next((source.grader for source in (self.eval, self.train) if source and source.grader), None)
 
     def train_examples(self, limit: int | None = None) -> list[Example]:
         """The rows of `train`, in their order."""
@@ -49,22 +54,17 @@ class LocalTask:
         return self._examples(self.eval, "eval", limit)
 
     def grade(self, example: Example, completion: str) -> Grade:
-        """The verdict of the evaluation source's grader, else of the training source's."""
-        name = self._grader_name()
-        if name is None:
+        """The verdict of `grader`."""
+        if self.grader is None:
             raise ValueError(
                 f"data.eval.grader is missing, so completions cannot be graded. Graders: {', '.join(GRADERS)}, "
                 "or an import path such as my_graders:grade."
             )
-        return load_grader(name)(completion, example.answer)
+        return load_grader(self.grader)(completion, example.answer)
 
     def negative_request(self, example: Example) -> Prompt:
         """The row's prompt, asking for an answer that is wrong."""
         return ask_for_wrong_answer(example.prompt, "Give an answer that looks right but is wrong.")
-
-    def _grader_name(self) -> str | None:
-        names = [source.grader for source in (self.eval, self.train) if source and source.grader]
-        return names[0] if names else None
 
     def _templates(self) -> list[tuple[str, str, str]]:
         options = (

@@ -154,6 +154,7 @@ class EMATeacher(Teacher):
 
     _shadow: Shadow | None = field(default=None, init=False, repr=False)
     _start: Shadow | None = field(default=None, init=False, repr=False)
+    _num_updates: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay <= 1:
@@ -180,22 +181,25 @@ class EMATeacher(Teacher):
         """Average the student in, every `every` steps."""
         if step % self.every == 0:
             self.shadow.average_in(model, decay=self.decay)
+            self._num_updates += 1
 
     def metrics(self, model: nn.Module) -> dict[str, float]:
         """Relative L2 distances to the student and to the initial model."""
         assert self._start is not None
         return {
+            "teacher/num_updates": float(self._num_updates),
             "teacher/distance_to_student": self.shadow.distance_to(trainable_parameters(model)),
             "teacher/distance_to_base": self.shadow.distance_to(self._start.tensors),
         }
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The averaged parameters."""
-        return self.shadow.tensors, {}
+        return self.shadow.tensors, {"num_updates": str(self._num_updates)}
 
     def load_state(self, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
         """Take up the saved average."""
         self.shadow.load(tensors)
+        self._num_updates = int(facts["num_updates"])
 
 
 @contextmanager

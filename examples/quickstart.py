@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def run(config: RunConfig, model: DemoModel, folder: Path, num_prompts: int) -> 
         seed=trainer.args.seed,
         num_steps=trainer.state.global_step,
         seconds_per_step=seconds_per_step(trainer),
-        config_hash=hashlib.sha256(resolved_yaml(config).encode()).hexdigest()[:16],
+        config_hash=config_hash(config),
     )
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -222,6 +223,12 @@ def summary_of(before: ProbeResult, after: ProbedView) -> dict[str, Any]:
     return summary
 
 
+def config_hash(config: RunConfig) -> str:
+    """Tells settings apart; where this machine keeps the weights is left out."""
+    model = replace(config.model, name_or_path="")
+    return hashlib.sha256(resolved_yaml(replace(config, model=model)).encode()).hexdigest()[:16]
+
+
 def seconds_per_step(trainer: SelfDistillTrainer) -> dict[str, float]:
     """Where the time of an optimizer step goes, on average."""
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -253,15 +260,21 @@ def draw(
     bounds = [[100 * bound for bound in result.interval()] for result in points.values()]
     below = [max(0.0, mean - low) for mean, (low, _) in zip(means, bounds, strict=True)]
     above = [max(0.0, high - mean) for mean, (_, high) in zip(means, bounds, strict=True)]
-    right.errorbar(list(points), means, [below, above], color=blue, marker="o", capsize=3, label="student")
-    for view, colour, style, label in (
-        (before.teacher, green, "--", "teacher ceiling"),
-        (before.student, orange, ":", "base"),
+    right.errorbar(list(points), means, [below, above], color=blue, marker="o", capsize=3)
+    for view, colour, style, label, above_line in (
+        (before.teacher, green, "--", "teacher ceiling (sees the answer)", False),
+        (before.student, orange, ":", "base", True),
     ):
-        right.axhline(100 * graded(view).accuracy, color=colour, linestyle=style, label=label)
+        height = 100 * graded(view).accuracy
+        right.axhline(height, color=colour, linestyle=style)
+        place = {"xy": (len(losses), height), "xytext": (0, 3 if above_line else -3), "textcoords": "offset points"}
+        right.annotate(
+            f"{label}, {height:.0f} %", **place, ha="right", va="bottom" if above_line else "top", color=colour
+        )
     sizes = f"n = {graded(after).n}, between the ends {min(NUM_QUICK_PROMPTS, graded(after).n)}"
-    right.set(xlabel="optimizer step", ylabel=f"correct, % ({sizes})", title="Accuracy, held-out", ylim=(-2, 102))
-    right.legend(loc="center right", frameon=False)
+    right.set(
+        xlabel="optimizer step", ylabel=f"student correct, % ({sizes})", title="Accuracy, held-out", ylim=(-2, 102)
+    )
     figure.suptitle(model.description, fontsize=9)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

@@ -57,7 +57,7 @@ def test_each_dead_knob_is_named_and_a_live_one_is_not(change: dict[str, float],
 @pytest.mark.parametrize(
     ("first", "last", "said"),
     [
-        ({"divergence/first_token": 3.0, "divergence/median_token": 0.1}, {}, "first tokens diverge 3 nats"),
+        ({"divergence/first_token": 3.0, "divergence/median_token": 0.1}, {}, "first tokens diverge 1.6 nats"),
         ({"divergence/top_5_percent_share": 0.95}, {}, "5 % of the tokens hold"),
         ({}, {"completions/clipped_ratio": 0.9}, "most completions are cut"),
         ({"completions/mean_length": 20.0}, {"completions/mean_length": 40.0}, "completions grew from 20 to 40"),

@@ -284,7 +284,7 @@ class SelfDistillTrainer(Trainer):
         """Per-token terms of the loss by name. Override to add your own:
 
         losses = super().compute_token_losses(scores)
-        losses["confidence"] = TokenLoss(0.1 * scores.student_entropy, torch.ones_like(scores.student_entropy))
+        losses["confidence"] = TokenLoss(0.1 * scores.student_logp.exp(), torch.ones_like(scores.student_logp))
         """
         return self.step.token_losses(scores, self.log_metric)
 

@@ -60,7 +60,9 @@ def test_the_memory_is_that_of_the_model_in_its_dtype_and_of_what_is_trained(pla
         return float(line.split()[-2].replace(",", ""))
 
     config = json.loads(Path("model/config.json").read_text())
-    Path("model/config.json").write_text(json.dumps({**config, "hidden_size": 1024, "vocab_size": 32768, "head_dim": 8}))
+    Path("model/config.json").write_text(
+        json.dumps({**config, "hidden_size": 1024, "vocab_size": 32768, "head_dim": 8})
+    )
     whole = mebibytes("weights")
     # Embedding and head: 2 x 32768 x 1024 numbers of two bytes.
     assert whole == pytest.approx(128, rel=0.1)

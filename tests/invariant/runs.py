@@ -104,14 +104,15 @@ def relative_residual(mine: dict[str, Tensor], theirs: dict[str, Tensor], start:
     return float((difference / moved) ** 0.5)  # pyright: ignore[reportOperatorIssue]
 
 
-def main(folder: str, kind: str, per_device: str) -> None:
-    """One process of a distributed run; the first one saves what came out."""
-    trainer = make_trainer(Path(folder), **KINDS[kind], per_device_train_batch_size=int(per_device))
-    start = trainable(trainer)
-    trainer.train()
-    if trainer.is_world_process_zero():
-        result = {"start": start, "end": trainable(trainer), "losses": losses(trainer)}
-        torch.save({**result, "world": trainer.accelerator.num_processes}, Path(folder) / "result.pt")
+def main(folder: str, per_device: str) -> None:
+    """One process of a distributed launch, which runs every kind; the first process saves what came out."""
+    for kind, keywords in KINDS.items():
+        trainer = make_trainer(Path(folder), **keywords, per_device_train_batch_size=int(per_device))
+        start = trainable(trainer)
+        trainer.train()
+        if trainer.is_world_process_zero():
+            result = {"start": start, "end": trainable(trainer), "losses": losses(trainer)}
+            torch.save({**result, "world": trainer.accelerator.num_processes}, Path(folder) / f"{kind}.pt")
 
 
 if __name__ == "__main__":

@@ -43,27 +43,25 @@ def test_batch_times_accumulation_gives_the_same_loss_and_update(
         assert relative_residual(split_end, whole_end, start) <= 1e-5
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_give_the_loss_and_update_of_one(kind: str, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the results of every kind."""
+    folder = tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     command += ["--num_cpu_threads_per_process", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--main_process_port", "0", "-m", "tests.invariant.runs", str(tmp_path / "two"), kind, "4"]
+    command += ["--main_process_port", "0", "-m", "tests.invariant.runs", str(folder), "4"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    two = torch.load(tmp_path / "two" / "result.pt")
-    assert two["world"] == 2
+    return folder
 
-    one = make_trainer(tmp_path / "one", **KINDS[kind], per_device_train_batch_size=8)
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_give_the_loss_and_update_of_one(kind: str, two_processes: Path, tmp_path: Path) -> None:
+    two = torch.load(two_processes / f"{kind}.pt")
+    assert two["world"] == 2
+    one = make_trainer(tmp_path, **KINDS[kind], per_device_train_batch_size=8)
     start = trainable(one)
     one.train()
     assert two["losses"] == pytest.approx(losses(one), rel=1e-5)

@@ -47,6 +47,12 @@ AGREEMENT = {**component("agreement"), **AUXILIARY}
 CONTRASTIVE = {**component("contrastive"), **NEGATIVE}
 FILTER = component("token_filter", fraction=0.5)
 
+SOLVED: dict[str, Any] = {"data.train": {"path": "solved.jsonl"}}
+FEW_SHOT = {**AGREEMENT, **SOLVED, "contexts.auxiliary": {"type": "few_shot"}}
+VERIFIED = {**CONTRASTIVE, **SOLVED, "data.train.grader": "tests.liveness.scene:is_even"}
+VERIFIED |= {"contexts.negative": {"type": "verified"}, "model.name_or_path": "ending"}
+GATE = {"signal": "student_entropy", "fraction": 0.25}
+
 CASES = {
     "Agreement.floor": Case(see.losses, "components.0.floor", 0.1, 0.9, AGREEMENT),
     "Agreement.granularity": Case(see.losses, "components.0.granularity", "token", "sequence", AGREEMENT),
@@ -54,6 +60,26 @@ CASES = {
     "Agreement.scale": Case(see.losses, "components.0.scale", "absolute", "quantile", AGREEMENT),
     "Agreement.statistic": Case(see.losses, "components.0.statistic", "variance", "range", AGREEMENT),
     "Agreement.strength": Case(see.losses, "components.0.strength", 1, 5, AGREEMENT),
+    "AuxiliaryContexts.count": Case(see.contexts, "contexts.auxiliary.count", 2, 3, FEW_SHOT),
+    "AuxiliaryContexts.gate": Case(see.losses, "contexts.auxiliary.gate", None, GATE, AGREEMENT),
+    "AuxiliaryContexts.include_privileged": Case(
+        see.contexts, "contexts.auxiliary.include_privileged", False, True, FEW_SHOT
+    ),
+    "AuxiliaryContexts.num_shots": Case(see.contexts, "contexts.auxiliary.num_shots", 1, 2, FEW_SHOT),
+    "AuxiliaryContexts.retriever": Case(
+        see.refusal,
+        "contexts.auxiliary.retriever",
+        "bm25",
+        "./no-model",
+        {**FEW_SHOT, "contexts.auxiliary.select": "retrieval"},
+    ),
+    "AuxiliaryContexts.seed": Case(see.contexts, "contexts.auxiliary.seed", 0, 1, FEW_SHOT),
+    "AuxiliaryContexts.select": Case(
+        see.contexts, "contexts.auxiliary", {"select": "random"}, {"select": "retrieval", "retriever": "bm25"}, FEW_SHOT
+    ),
+    "AuxiliaryContexts.type": Case(
+        see.contexts, "contexts.auxiliary.type", "few_shot", "tests.liveness.scene:two_contexts", FEW_SHOT
+    ),
     "Contrastive.coefficient": Case(see.losses, "components.0.coefficient", 1, 2, CONTRASTIVE),
     "Contrastive.form": Case(see.losses, "components.0.form", "paper", "directional", CONTRASTIVE),
     "Contrastive.margin": Case(see.losses, "components.0.margin", 0.5, 2, CONTRASTIVE),
@@ -65,10 +91,18 @@ CASES = {
     "DataSection.eval": Case(see.eval_prompts, "data.eval", None, {"path": "rows.jsonl"}),
     "DataSection.limit": Case(see.prompts, "data.limit", 2, 3),
     "DataSection.privileged_template": Case(
-        see.views, "data.privileged_template", "{hint}", "It is {hint}.", {**QUESTIONS, "data.prompt_template": "{question}"}
+        see.views,
+        "data.privileged_template",
+        "{hint}",
+        "It is {hint}.",
+        {**QUESTIONS, "data.prompt_template": "{question}"},
     ),
     "DataSection.prompt_template": Case(
-        see.views, "data.prompt_template", "{question}", "{question}?", {**QUESTIONS, "data.privileged_template": "{hint}"}
+        see.views,
+        "data.prompt_template",
+        "{question}",
+        "{question}?",
+        {**QUESTIONS, "data.privileged_template": "{hint}"},
     ),
     "DataSection.train": Case(see.prompts, "data.train", {"path": "rows.jsonl"}, {"path": "chats.jsonl"}),
     "DataSource.data_files": Case(see.prompts, "data.train.data_files", "train.jsonl", ["other.jsonl"], FOLDER),
@@ -89,6 +123,7 @@ CASES = {
     "Divergence.divergence": Case(see.losses, "objective.divergence", "forward_kl", "reverse_kl", FIXED),
     "Divergence.impl": Case(see.logit_widths, "objective.impl", "fused", "full", FIXED),
     "Divergence.k": Case(see.losses, "objective.k", 1, 5, TOP_K),
+    "Divergence.normalize_weights": Case(see.losses, "objective.normalize_weights", False, True, AGREEMENT),
     "Divergence.reduction": Case(see.losses, "objective.reduction", "token_mean", "sequence_mean", FIXED),
     "Divergence.reference": Case(
         see.losses, "objective.reference", False, True, {**FILTER, "objective.reduction": "sequence_mean"}
@@ -131,6 +166,12 @@ CASES = {
     "ModelSection.revision": Case(see.model, "model.revision", "main", "next", {"model.name_or_path": "tiny/model"}),
     "ModelSection.trust_remote_code": Case(
         see.model, "model.trust_remote_code", False, True, {"model.name_or_path": "coded"}
+    ),
+    "NegativeContexts.attempts": Case(see.num_negatives, "contexts.negative.attempts", 1, 8, VERIFIED),
+    "NegativeContexts.gate": Case(see.losses, "contexts.negative.gate", None, GATE, CONTRASTIVE),
+    "NegativeContexts.seed": Case(see.contexts, "contexts.negative.seed", 0, 1, VERIFIED),
+    "NegativeContexts.type": Case(
+        see.contexts, "contexts.negative.type", "verified", "tests.liveness.scene:wrong", VERIFIED
     ),
     "PromptOptions.max_prompt_length": Case(see.prompts, "data.max_prompt_length", 16, 20, DROP),
     "PromptOptions.max_teacher_prompt_length": Case(see.prompts, "data.max_teacher_prompt_length", 70, 90, DROP),

@@ -96,6 +96,26 @@ def prompts(overrides: Overrides) -> list[tuple[Any, Any]]:
     return [(row.prompt, row.privileged_context) for row in rows]
 
 
+def contexts(overrides: Overrides) -> list[tuple[Any, Any]]:
+    """Auxiliary and negative contexts of every training row."""
+    rows: Any = start(overrides).train_dataset
+    return [(row.auxiliary_contexts, row.negative_context) for row in rows]
+
+
+def num_negatives(overrides: Overrides) -> int:
+    """Training rows that have a negative context."""
+    return sum(negative is not None for _, negative in contexts(overrides))
+
+
+def refusal(overrides: Overrides) -> str:
+    """What is wrong with the run; nothing where it can start."""
+    try:
+        start(overrides)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
+
+
 def eval_prompts(overrides: Overrides) -> list[Any]:
     """Prompts of the held-out rows."""
     rows: Any = start(overrides).eval_dataset
@@ -124,5 +144,3 @@ def model(overrides: Overrides) -> Mapping[str, Any]:
         "layers": loaded.config.num_hidden_layers,
         "first weight": loaded.get_input_embeddings().weight[3, 0].item(),
     }
-
-

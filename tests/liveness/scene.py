@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.tiny import CHAT_TEMPLATE, build_tiny_model, build_tiny_tokenizer
+from unisd.tasks.task import Grade
+from unisd.types import Example, Prompt
 
 RUN = """\
 model: {name_or_path: model}
@@ -43,12 +45,32 @@ CHATS = [
     {**row, "prompt": [{"role": "user", "content": row["prompt"]}], "completion": row["completion"]} for row in ROWS
 ]
 QUESTIONS = [{"question": word, "hint": word[::-1]} for word in WORDS]
+# Without contexts of their own, so that these are built.
+SOLVED = [
+    {"prompt": f"Say {word}, please\n", "privileged_context": word, "completion": word, "answer": word}
+    for word in ("red", "green", "blue", "gold", "plum", "pink")
+]
+
+
+def two_contexts(example: Example) -> list[Prompt]:
+    """Auxiliary contexts by import path."""
+    return ["one", "two"]
+
+
+def wrong(example: Example) -> Prompt:
+    """A negative context by import path."""
+    return "wrong"
+
+
+def is_even(completion: str, answer: Any) -> Grade:
+    """A grader that takes every other answer of a random model for right."""
+    return Grade(len(completion) % 2 == 0)
 
 
 def write_scene(folder: Path) -> None:
     """Everything that the cases name, and `run.yaml`, the run that they change."""
     (folder / "run.yaml").write_text(RUN)
-    for name, rows in (("rows", ROWS), ("chats", CHATS), ("questions", QUESTIONS)):
+    for name, rows in (("rows", ROWS), ("chats", CHATS), ("questions", QUESTIONS), ("solved", SOLVED)):
         _write_rows(folder / f"{name}.jsonl", rows)
     # Two configurations, and two splits of the first.
     (folder / "folder").mkdir()
@@ -64,6 +86,11 @@ def write_scene(folder: Path) -> None:
     for seed, name in enumerate(("model", "another")):
         build_tiny_model(tokenizer, seed=seed).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    # One that ends most answers at once, because only whole answers can be wrong.
+    ending = build_tiny_model(tokenizer)
+    ending.generation_config.eos_token_id = list(range(100, 259))
+    ending.save_pretrained(folder / "ending")
+    tokenizer.save_pretrained(folder / "ending")
     _write_hub(folder)
     _write_model_with_code(folder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from tests.liveness.cases import CASES
 from tests.liveness.scene import write_gguf, write_scene
 from unisd.config.fields import option_names
 from unisd.config.schema import DataSection, EvalSection, ModelSection, RunConfig
+from unisd.contexts.auxiliary import AuxiliaryContexts
 from unisd.contexts.demonstration import Demonstration
+from unisd.contexts.negative import NegativeContexts
 from unisd.objective import COMPONENTS
 from unisd.objective.divergence import Divergence
 from unisd.options import Gate, PromptOptions, RolloutOptions
@@ -19,6 +22,7 @@ from unisd.tasks.source import DataSource
 from unisd.teacher import TEACHERS
 
 SCHEMAS = (
+    AuxiliaryContexts,
     DataSection,
     DataSource,
     Demonstration,
@@ -26,6 +30,7 @@ SCHEMAS = (
     EvalSection,
     Gate,
     ModelSection,
+    NegativeContexts,
     PromptOptions,
     RolloutOptions,
     RunConfig,
@@ -34,6 +39,11 @@ SCHEMAS = (
 )
 SECTIONS = {"contexts", "data", "eval", "model", "objective", "rollout"}
 """Fields of `RunConfig` whose own fields are options."""
+NEEDS_PACKAGE = {
+    "AuxiliaryContexts.retriever": "sentence_transformers",
+    "AuxiliaryContexts.select": "bm25s",
+    "ModelSection.gguf_file": "gguf",
+}
 
 
 def options() -> list[str]:
@@ -47,6 +57,8 @@ def options() -> list[str]:
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("liveness")
     write_scene(folder)
+    if importlib.util.find_spec("gguf"):
+        write_gguf(folder)
     return folder
 
 
@@ -54,16 +66,18 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_option_does_something(name, scene, tmp_path, monkeypatch):
     assert name in CASES, f"{name} is new: give it two values in tests/liveness/cases.py, and say where they differ"
     case = CASES[name]
-    assert name.split(".")[1] in case.option.split(".")
-    if name == "ModelSection.gguf_file":
-        pytest.importorskip("gguf")
-        write_gguf(scene)
+    assert name.split(".")[1] in f"{case.option} {case.first} {case.second}"
+    if name in NEEDS_PACKAGE:
+        pytest.importorskip(NEEDS_PACKAGE[name])
     monkeypatch.chdir(scene)
+    monkeypatch.setenv("UNISD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(scene / "hub"))
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(scene / "code"))
     # Copied, because an override such as `components.0.floor` writes into the list that another one gave.
     first, second = (
-        case.observe({"training.output_dir": str(tmp_path / str(number)), **copy.deepcopy(case.shared), case.option: value})
+        case.observe(
+            {"training.output_dir": str(tmp_path / str(number)), **copy.deepcopy(case.shared), case.option: value}
+        )
         for number, value in enumerate((case.first, case.second))
     )
     assert first != second

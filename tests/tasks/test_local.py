@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset
 
 from unisd.tasks.local import DataSource, LocalTask
+from unisd.types import Example
 
 ROWS = [{"prompt": "1+1=", "answer": "2"}, {"prompt": "2+2=", "answer": "4"}, {"prompt": "3+3=", "answer": "6"}]
 
@@ -146,9 +147,14 @@ def test_answers_that_the_grader_cannot_use_are_found_when_the_rows_are_loaded(t
         LocalTask(eval=DataSource(path, grader="numberic"))
 
 
-def test_a_negative_is_asked_for_in_the_form_of_the_prompt(tmp_path):
-    path = written(tmp_path / "rows.jsonl", ROWS)
-    task = LocalTask(DataSource(path))
-    asked = task.negative_request(task.train_examples()[0])
+def test_a_negative_is_asked_for_after_the_right_answer_or_at_the_end_of_plain_text():
+    task = LocalTask()
+    asked = task.negative_request(Example("1+1=", answer="2"))
     assert str(asked).startswith("1+1=\n\n")
     assert "wrong" in asked
+    prompt = [{"role": "user", "content": "1+1?"}]
+    *given, request = task.negative_request(Example(prompt, privileged_context="two", answer="2"))
+    assert given == [*prompt, {"role": "assistant", "content": "two"}]
+    assert (request["role"], "mistake" in request["content"]) == ("user", True)
+    (unanswered,) = task.negative_request(Example(prompt))
+    assert unanswered["content"].startswith("1+1?\n\n")

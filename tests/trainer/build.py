@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,18 @@ def rows(num: int) -> list[Example]:
             answer=WORDS[index % 8],
         )
         for index in range(num)
+    ]
+
+
+def rows_in_contexts(num: int, *, do_agree: bool = False) -> list[Example]:
+    """Two auxiliary contexts per row, the same one twice where they agree, and a wrong answer."""
+    return [
+        replace(
+            row,
+            auxiliary_contexts=(WORDS[index % 8], WORDS[(index + (0 if do_agree else 1)) % 8]),
+            negative_context=WORDS[(index + 5) % 8],
+        )
+        for index, row in enumerate(rows(num))
     ]
 
 
@@ -86,3 +101,17 @@ def gradients(trainer: SelfDistillTrainer) -> dict[str, Tensor]:
 def logged(trainer: SelfDistillTrainer, name: str) -> list[float]:
     """Every logged value of that name, in order."""
     return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+@contextmanager
+def scored_sequences(trainer: Any) -> Iterator[list[int]]:
+    """The size of every scoring pass inside; those that generate keep a cache."""
+    sizes: list[int] = []
+
+    def count(_: Any, args: Any, inputs: dict[str, Any]) -> None:
+        if inputs["use_cache"] is False:
+            sizes.append(len(inputs["input_ids"]))
+
+    handle = trainer.model.register_forward_pre_hook(count, with_kwargs=True)
+    yield sizes
+    handle.remove()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainer.build import WORDS, build, gradients, logged, lora, parameters, rows
+from tests.trainer.build import build, gradients, logged, lora, parameters, rows_in_contexts, scored_sequences
 from unisd.objective import Agreement, Contrastive, FeatureMatch
 from unisd.objective.divergence import Divergence
 from unisd.options import Gate
 from unisd.teacher import TEACHERS
-from unisd.types import Example
 
 ONE_STEP: dict[str, Any] = {"learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
 SIGNALS = ["sampler_nll", "student_entropy"]
@@ -26,35 +23,9 @@ COMPONENTS = {
 }
 
 
-def rows_in_contexts(num: int, *, do_agree: bool = False) -> list[Example]:
-    """Two auxiliary contexts per row, the same one twice where they agree, and a wrong answer."""
-    return [
-        replace(
-            row,
-            auxiliary_contexts=(WORDS[index % 8], WORDS[(index + (0 if do_agree else 1)) % 8]),
-            negative_context=WORDS[(index + 5) % 8],
-        )
-        for index, row in enumerate(rows(num))
-    ]
-
-
 def trainer_of(folder: Any, components: list[Any], *, train: Any = None, **arguments: Any) -> Any:
     keywords = {"components": components, **arguments.pop("keywords", {})}
     return build(folder, train=train or rows_in_contexts(8), keywords=keywords, **arguments)
-
-
-@contextmanager
-def scored_sequences(trainer: Any) -> Iterator[list[int]]:
-    """The size of every scoring pass inside; those that generate keep a cache."""
-    sizes: list[int] = []
-
-    def count(_: Any, args: Any, inputs: dict[str, Any]) -> None:
-        if inputs["use_cache"] is False:
-            sizes.append(len(inputs["input_ids"]))
-
-    handle = trainer.model.register_forward_pre_hook(count, with_kwargs=True)
-    yield sizes
-    handle.remove()
 
 
 def norm(tensors: dict[str, Tensor]) -> float:

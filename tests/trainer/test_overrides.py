@@ -79,7 +79,9 @@ def test_the_needs_of_a_chain_of_subclasses_are_united(tmp_path):
 
 def test_reading_what_is_not_declared_says_what_to_add(tmp_path):
     trainer = build(tmp_path, cls=Undeclared, **FIXED)
-    with pytest.raises(UndeclaredNeed, match=r"reads teacher_entropy but does not declare it\. Add Need.TEACHER_ENTROPY"):
+    with pytest.raises(
+        UndeclaredNeed, match=r"reads teacher_entropy but does not declare it\. Add Need.TEACHER_ENTROPY"
+    ):
         trainer.train()
 
 

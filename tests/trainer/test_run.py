@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from unisd.cli import main
@@ -48,7 +48,12 @@ def run_folder(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_file_with_overrides_is_a_trainer_that_learns_what_the_grader_checks(run_folder):
-    overrides = {"training.max_steps": 25, "rollout.max_completion_length": 7, "peft.r": 4, "peft.target_modules": "all-linear"}
+    overrides = {
+        "training.max_steps": 25,
+        "rollout.max_completion_length": 7,
+        "peft.r": 4,
+        "peft.target_modules": "all-linear",
+    }
     trainer = SelfDistillTrainer.from_config("run.yaml", **overrides)
     assert trainer.evaluate()["eval_local_accuracy"] == 0.0
     trainer.train()
@@ -77,13 +82,18 @@ def test_the_train_command_leaves_a_run_that_can_be_read_and_repeated(run_folder
     assert load_config(out / "unisd.yaml") == load_config("run.yaml", {"training.seed": 1})
     assert (out / "unisd.yaml").read_text() in (out / "README.md").read_text()
 
-    with safe_open(out / "model.safetensors", "pt") as weights:
-        assert "model.embed_tokens.weight" in weights.keys()
+    assert "model.embed_tokens.weight" in load_file(out / "model.safetensors")
     assert (out / "tokenizer.json").is_file()
     assert AutoModelForCausalLM.from_pretrained(out).config.model_type == "llama"
 
 
 def test_tasks_without_a_data_set_to_evaluate_on_are_still_answered_at_the_end(run_folder):
-    overrides = ["data.eval=null", "eval.tasks=[cmd]", "eval.limit=2", "training.max_steps=1", "data.max_prompt_length=4000"]
+    overrides = [
+        "data.eval=null",
+        "eval.tasks=[cmd]",
+        "eval.limit=2",
+        "training.max_steps=1",
+        "data.max_prompt_length=4000",
+    ]
     assert main(["train", "run.yaml", *overrides]) == 0
     assert json.loads((run_folder / "out" / "metrics.json").read_text())["final"] == {"eval_cmd_accuracy": 0.0}

@@ -27,10 +27,14 @@ def adapter(kind: str, **options: Any) -> dict[str, Any]:
 def count_layer_calls(trainer: SelfDistillTrainer) -> list[bool]:
     """Grows by one for every forward of the first layer while training; recomputed ones count."""
     model: Any = trainer.model
-    layer = model.get_submodule("base_model.model.model.layers.0" if hasattr(model, "peft_config") else "model.layers.0")
+    layer = model.get_submodule(
+        "base_model.model.model.layers.0" if hasattr(model, "peft_config") else "model.layers.0"
+    )
     calls: list[bool] = []
     # The first module in it: a recomputation stops once it has all it needs.
-    layer.input_layernorm.register_forward_hook(lambda module, args, output: calls.append(True) if module.training else None)
+    layer.input_layernorm.register_forward_hook(
+        lambda module, args, output: calls.append(True) if module.training else None
+    )
     return calls
 
 
@@ -58,7 +62,7 @@ def test_gradient_checkpointing_recomputes_and_gives_the_same_gradients(tmp_path
 
 
 class SameViews(SelfDistillTrainer):
-    """The teacher sees what the student sees, so that a live teacher agrees with it in every bit, or was run otherwise."""
+    """The teacher sees what the student sees, so a live one agrees in every bit unless it was run otherwise."""
 
     def build_views(self, example: Example) -> dict[str, Prompt]:
         return {"prompt": example.prompt, "privileged": example.prompt}

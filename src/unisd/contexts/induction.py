@@ -30,8 +30,7 @@ Here are requests and the answers that were wanted:
 
 {demonstrations}
 
-Write the instruction that these answers follow, in one or two sentences that begin with a verb. Say what the answer \
-must contain and in which form. Do not answer a request."""
+Explain in one or two sentences how to answer requests like these: what the answer must contain, and in which form."""
 """No instruction for another task stands in it: small models repeat that one."""
 
 _REFUSAL = re.compile(r"\b(I'?m|I am|I can'?not|I can'?t|as an AI|an AI assistant|sorry|unable to)\b", re.IGNORECASE)

@@ -102,10 +102,10 @@ def token_loss(
 ) -> tuple[Tensor, TokenScores]:
     """A loss per token, `fn(scores, *side)`, and the scores without gradient; all shaped like `ids`.
 
-    `fn` maps the scores of n tokens, and their rows of the `side` tensors (shaped like `ids`), to n losses, each made of
-    its own token alone: weights, a static clip, a hinge. It is called on chunks. Gradient flows through its "divergence"
-    and "student_logp" to the student's states, head and bias, with one matrix product for any combination of the two,
-    and not to `side`. Everything else is as in `token_scores`.
+    `fn` maps the scores of n tokens, and their rows of the `side` tensors (shaped like `ids`), to n losses, each made
+    of its own token alone: weights, a static clip, a hinge. It is called on chunks. Gradient flows through
+    "divergence" and "student_logp" to the student's states, head and bias, with one matrix product for any
+    combination of the two, and not to `side`. Everything else is as in `token_scores`.
     """
     work, states = _packed(
         student_hidden, student_head, teacher_hidden, teacher_head, ids, mask,
@@ -256,6 +256,6 @@ def _check_ids(ids: Tensor, vocabulary: int) -> None:
     # Compiled rows would read beyond a buffer. On a GPU the check would wait for the device.
     if ids.device.type == "cpu" and len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= vocabulary):
         raise ValueError(
-            f"ids must lie in 0 ... {vocabulary - 1} wherever `mask` is true, got {int(ids.min())} ... {int(ids.max())}. "
-            "Mask the tokens that have none."
+            f"ids must lie between 0 and {vocabulary - 1} wherever `mask` is true, got {int(ids.min())} to "
+            f"{int(ids.max())}. Mask the tokens that have none."
         )

@@ -21,7 +21,8 @@ from unisd.kernels.rows_c import CRows, declare
 logger = logging.getLogger(__name__)
 
 _SOURCE = Path(__file__).with_name("csrc") / "rows.c"
-_FLAGS = "-O3 -std=c11 -fopenmp-simd -fno-math-errno -fno-trapping-math -ffp-contract=fast -fPIC -shared".split()
+_VECTORISING = ["-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+_FLAGS = [*_VECTORISING, "-std=c11", "-fPIC", "-shared"]
 _TARGETS = (["-march=native"], ["-mcpu=native"], [])
 """Not every compiler knows the first on every processor."""
 _LOCK = Lock()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 _CHUNK_BYTES = {"cpu": 96 * 2**20}
 """Bytes of the float32 logit buffers of one chunk, by device type."""
 _OTHER_CHUNK_BYTES = 2**30
@@ -22,7 +24,7 @@ def equal_chunks(num_tokens: int, rows: int) -> list[slice]:
     """`num_tokens` in as few chunks of at most `rows` as there must be, of equal size to within one token."""
     num = -(-num_tokens // rows)
     bounds = [num_tokens * number // num for number in range(num + 1)] if num else [0]
-    return [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
 
 
 def padded(vocabulary: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -25,7 +25,7 @@ class Projection:
     """Without gradient."""
     bias: Float[Tensor, " V"] | None = None
     """Without gradient."""
-    after: AfterHead = AfterHead()
+    after: AfterHead = field(default_factory=AfterHead)
     """From z to logits."""
 
     def is_shared_with(self, other: Projection) -> bool:

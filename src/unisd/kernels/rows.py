@@ -57,7 +57,7 @@ class PairScores(NamedTuple):
 
 @runtime_checkable
 class Rows(Protocol):
-    """One backend. Logits are (n, V) in float32 (the PyTorch rows also take float64), before softcap, scale, temperature.
+    """One backend. Logits are (n, V) in float32 (PyTorch rows: float64 too), before scale, softcap and temperature.
 
     Columns are contiguous, rows may be padded: the row stride is V or more, and is a multiple of 16 where the caller
     allocates. -inf is a logit like any other. Buffers are scratch: see `pair`.

@@ -64,7 +64,7 @@ class CRows:
     """`csrc/rows.c`, compiled and declared."""
 
     def statistics(self, logits: Tensor, ids: Tensor, *, after: AfterHead, inverse_temperature: float) -> RowStatistics:
-        """Realised log-probability and entropy; `logits` are left scaled and capped."""
+        """Realised log-probability and entropy; `logits` are left capped."""
         logp, entropy = (logits.new_empty(len(logits)) for _ in range(2))
 
         def run(start: int, stop: int) -> None:

@@ -30,8 +30,11 @@ _OTHER_BLOCK_BYTES = 2**25
 
 
 class _Normalised(NamedTuple):
+    factor: float  # logits are factor * row
+    maximum: Tensor  # (rows, 1), float64
+    log_total: Tensor  # log-normaliser less the maximum, (rows, 1), float64
+    shifted: Tensor
     probabilities: Tensor
-    log_normaliser: Tensor  # (rows, 1), float64
     logp: Tensor
     entropy: Tensor
 
@@ -41,7 +44,7 @@ class TorchRows:
     """The rows that need nothing but PyTorch."""
 
     def statistics(self, logits: Tensor, ids: Tensor, *, after: AfterHead, inverse_temperature: float) -> RowStatistics:
-        """Realised log-probability and entropy; `logits` are left scaled and capped."""
+        """Realised log-probability and entropy; `logits` are left capped."""
         logp, entropy = (logits.new_empty(len(logits)) for _ in range(2))
         for rows in _blocks(logits):
             of = _normalise(logits[rows], ids[rows], after, inverse_temperature)
@@ -64,8 +67,8 @@ class TorchRows:
                 y = teacher_logits[rows]
                 teacher = _normalise(y, some_ids, spec.teacher, spec.inverse_temperature)
                 scores[2][rows], scores[4][rows] = teacher.logp, teacher.entropy
-                gap = (student.log_normaliser - teacher.log_normaliser).to(x.dtype)
-                values, slopes = _summands(student.probabilities, teacher.probabilities, x - y - gap, spec)
+                d = _log_ratio(x, y, student, teacher)
+                values, slopes = _summands(student.probabilities, teacher.probabilities, d, spec)
                 scores[0][rows], context[rows, 0] = values.sum(-1), slopes.sum(-1)
                 if has_gradient:
                     torch.mul(slopes, slope, out=y)
@@ -112,21 +115,29 @@ def _blocks(logits: Tensor) -> Iterator[slice]:
 
 
 def _normalise(x: Tensor, ids: Tensor, after: AfterHead, inverse_temperature: float) -> _Normalised:
-    """Turns `x` into logits, in place."""
+    """Applies a soft cap in place; a plain factor is left to be applied to differences, which rounds less."""
+    factor = after.scale * inverse_temperature
     if after.softcap is not None:
         x.mul_(after.scale / after.softcap).tanh_().mul_(after.softcap * inverse_temperature)
-    elif after.scale * inverse_temperature != 1.0:
-        x.mul_(after.scale * inverse_temperature)
+        factor = 1.0
     maximum = x.amax(-1, keepdim=True)
-    shifted = x - maximum
+    shifted = (x - maximum).mul_(factor)
     probabilities = shifted.exp()
     total = probabilities.sum(-1, keepdim=True)
     log_total = total.double().log()
     logp = (_realised(shifted, ids).double() - log_total[:, 0]).to(x.dtype)
     # -inf * 0 is NaN, but a token without probability adds nothing.
-    shifted.clamp_(min=torch.finfo(x.dtype).min).mul_(probabilities)
-    entropy = (log_total - (shifted.sum(-1, keepdim=True) / total).double())[:, 0].to(x.dtype)
-    return _Normalised(probabilities.div_(total), maximum.double() + log_total, logp, entropy)
+    moment = shifted.clamp(min=torch.finfo(x.dtype).min).mul_(probabilities).sum(-1, keepdim=True)
+    entropy = (log_total - (moment / total).double())[:, 0].to(x.dtype)
+    return _Normalised(factor, maximum.double() * factor, log_total, shifted, probabilities.div_(total), logp, entropy)
+
+
+def _log_ratio(x: Tensor, y: Tensor, student: _Normalised, teacher: _Normalised) -> Tensor:
+    """d = log s/p. Neighbours are subtracted without rounding, which decides where student and teacher are close."""
+    log_totals = student.log_total - teacher.log_total
+    if student.factor != teacher.factor:
+        return student.shifted - teacher.shifted - log_totals.to(x.dtype)
+    return (x - y).mul_(student.factor) - (student.maximum - teacher.maximum + log_totals).to(x.dtype)
 
 
 def _realised(rows: Tensor, ids: Tensor) -> Tensor:

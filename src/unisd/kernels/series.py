@@ -1,4 +1,4 @@
-"""Divergences of nearly equal distributions: Taylor series in d = log s/p, whose first orders are cancelled on paper."""
+"""Divergences of nearly equal distributions: Taylor series in d = log s/p, with the first orders cancelled on paper."""
 
 from __future__ import annotations
 

@@ -25,7 +25,9 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 GAP_LIMIT = tl.constexpr(30.0)
 """Bits by which the teacher's log-probability exceeds the student's beyond which only the teacher counts in a mixture."""
 NEAR = tl.constexpr(0.5)
-"""Bits of difference between two log-probabilities below which power series take over from exponentials."""
+"""Bits of difference between two log-probabilities below which power series take over."""
+WIDELY_NEAR = tl.constexpr(0.75)
+"""The same for the values of `jsd`, whose other form loses more digits."""
 # k-th entry: ln(2)^(k+2) / (k+2)!, so that e^x - 1 - x = d^2 (c0 + c1 d + ...) for x = d ln 2.
 EXCESS = tl.constexpr(
     (0.240226506959101, 0.0555041086648216, 0.00961812910762848, 0.00133335581464284, 0.000154035303933816, 1.525273e-5)
@@ -105,6 +107,14 @@ def precise_log2(positive):
 
 @triton.jit
 @no_type_check
+def log2_of_one_plus(x):
+    """log2(1 + x) for |x| below 0.42, without cancellation."""
+    y = x / (2.0 + x)
+    return y * polynomial(y * y, LOG_RATIO, 6)
+
+
+@triton.jit
+@no_type_check
 def block_offsets(LANES: tl.constexpr):
     """Positions of the first block's logits in their row, (LANES, 4)."""
     return tl.arange(0, LANES)[:, None] * 4 + tl.arange(0, 4)[None, :]
@@ -137,8 +147,9 @@ def load_logits(row, offsets, V, end, MASKED: tl.constexpr):
 def squash(logits, inner, CAPPED: tl.constexpr, PTX: tl.constexpr):
     """What `outer` multiplies: the logits themselves, or tanh(inner * logits)."""
     if CAPPED:
-        growth = exponential(logits * (inner * (2.0 * LOG2_E)), PTX)
-        return tl.fma(reciprocal(growth + 1.0, PTX), -2.0, 1.0)
+        bits = tl.minimum(logits * (inner * (2.0 * LOG2_E)), GAP_LIMIT, propagate_nan=tl.PropagateNan.ALL)
+        growth = tl.where(tl.abs(bits) < NEAR, tl.fma(bits, LN2, excess(bits)), exponential(bits, PTX) - 1.0)
+        return growth * reciprocal(2.0 + growth, PTX)
     else:
         return logits
 

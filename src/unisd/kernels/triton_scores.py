@@ -13,6 +13,7 @@ from unisd.kernels.triton_math import (
     INFINITE,
     LN2,
     NEAR,
+    WIDELY_NEAR,
     absorb,
     anchored_mixture,
     block_offsets,
@@ -21,6 +22,7 @@ from unisd.kernels.triton_math import (
     exponential,
     load_logits,
     load_one,
+    log2_of_one_plus,
     memory_end,
     merge,
     mixture,
@@ -96,7 +98,7 @@ def statistics_kernel(
 @no_type_check
 def _kl_block(
     p_logits, q_logits, offsets, V, end, p_inner, p_outer, q_inner, q_outer, shift,
-    p_max, p_total, p_moment, value, near_mass, q_max, q_total, q_moment, far_mass,
+    p_max, p_total, p_moment, value, near_gain, p_far, q_max, q_total, q_moment, q_far,
     P_CAPPED: tl.constexpr, Q_CAPPED: tl.constexpr, SHARED: tl.constexpr, MASKED: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
     p = squash(load_logits(p_logits, offsets, V, end, MASKED), p_inner, P_CAPPED, PTX)
@@ -106,11 +108,12 @@ def _kl_block(
     gap = difference(p, q, p_outer, q_outer, shift, SHARED)
     is_near = tl.abs(gap) < NEAR
     small = excess(gap)
-    linear = tl.fma(gap, LN2, 1.0)
-    value = value * p_factor + tl.sum(p_weight * tl.where(is_near, small, -linear), 1)
-    near_mass = near_mass * p_factor + tl.sum(p_weight * tl.where(is_near, linear + small, 0.0), 1)
-    far_mass = far_mass * q_factor + tl.sum(tl.where(is_near, 0.0, q_weight), 1)
-    return p_max, p_total, p_moment, value, near_mass, q_max, q_total, q_moment, far_mass
+    linear = gap * LN2
+    value = value * p_factor + tl.sum(p_weight * tl.where(is_near, small, -1.0 - linear), 1)
+    near_gain = near_gain * p_factor + tl.sum(p_weight * tl.where(is_near, linear + small, 0.0), 1)
+    p_far = p_far * p_factor + tl.sum(tl.where(is_near, 0.0, p_weight), 1)
+    q_far = q_far * q_factor + tl.sum(tl.where(is_near, 0.0, q_weight), 1)
+    return p_max, p_total, p_moment, value, near_gain, p_far, q_max, q_total, q_moment, q_far
 
 
 @triton.jit
@@ -122,27 +125,28 @@ def _kl_sweep(
 ):  # fmt: skip
     offsets, end = block_offsets(LANES), memory_end(V, PADDED)
     zeros = tl.zeros((LANES,), tl.float32)
-    p_max, p_total, p_moment, value, near_mass = zeros + FLOOR, zeros, zeros, zeros, zeros
-    q_max, q_total, q_moment, far_mass = zeros + FLOOR, zeros, zeros, zeros
+    p_max, p_total, p_moment, value, near_gain, p_far = zeros + FLOOR, zeros, zeros, zeros, zeros, zeros
+    q_max, q_total, q_moment, q_far = zeros + FLOOR, zeros, zeros, zeros
     num_full = V // (4 * LANES) * (4 * LANES)
     for start in range(0, num_full, 4 * LANES):
-        p_max, p_total, p_moment, value, near_mass, q_max, q_total, q_moment, far_mass = _kl_block(
+        p_max, p_total, p_moment, value, near_gain, p_far, q_max, q_total, q_moment, q_far = _kl_block(
             p_logits + start, q_logits + start, offsets, V, end, p_inner, p_outer, q_inner, q_outer, shift,
-            p_max, p_total, p_moment, value, near_mass, q_max, q_total, q_moment, far_mass,
+            p_max, p_total, p_moment, value, near_gain, p_far, q_max, q_total, q_moment, q_far,
             P_CAPPED, Q_CAPPED, SHARED, False, PTX,
         )  # fmt: skip
     if num_full < V:
-        p_max, p_total, p_moment, value, near_mass, q_max, q_total, q_moment, far_mass = _kl_block(
+        p_max, p_total, p_moment, value, near_gain, p_far, q_max, q_total, q_moment, q_far = _kl_block(
             p_logits, q_logits, offsets + num_full, V, end, p_inner, p_outer, q_inner, q_outer, shift,
-            p_max, p_total, p_moment, value, near_mass, q_max, q_total, q_moment, far_mass,
+            p_max, p_total, p_moment, value, near_gain, p_far, q_max, q_total, q_moment, q_far,
             P_CAPPED, Q_CAPPED, SHARED, True, PTX,
         )  # fmt: skip
     p_max, p_total, p_entropy, p_factor = merge(p_max, p_total, p_moment, PTX)
     q_max, q_total, q_entropy, q_factor = merge(q_max, q_total, q_moment, PTX)
     value = tl.sum(value * p_factor, 0) / p_total
-    near_mass = tl.sum(near_mass * p_factor, 0) / p_total
-    far_mass = tl.sum(far_mass * q_factor, 0) / q_total
-    return p_max, p_total, p_entropy, q_max, q_total, q_entropy, value, near_mass, far_mass
+    near_gain = tl.sum(near_gain * p_factor, 0) / p_total
+    p_far = tl.sum(p_far * p_factor, 0) / p_total
+    q_far = tl.sum(q_far * q_factor, 0) / q_total
+    return p_max, p_total, p_entropy, q_max, q_total, q_entropy, value, near_gain, p_far, q_far
 
 
 @triton.jit
@@ -182,21 +186,21 @@ def kl_kernel(
     q = load_one(q_logits, token, q_inner, Q_CAPPED, PTX)
     gap = difference(p, q, p_outer, q_outer, 0.0, SHARED)
     shift = tl.where(tl.abs(gap) < INFINITE, -gap, 0.0)
-    p_max, p_total, p_entropy, q_max, q_total, q_entropy, value, near_mass, far_mass = _kl_sweep(
+    p_max, p_total, p_entropy, q_max, q_total, q_entropy, value, near_gain, p_far, q_far = _kl_sweep(
         p_logits, q_logits, V, p_inner, p_outer, q_inner, q_outer, shift,
         P_CAPPED, Q_CAPPED, SHARED, PADDED, LANES, PTX,
     )  # fmt: skip
     out += row
     _store_statistics(out, num_rows, p, p_outer, p_max, p_total, p_entropy, P_MODEL)
     _store_statistics(out, num_rows, q, q_outer, q_max, q_total, q_entropy, 1 - P_MODEL)
-    log_ratio = (q_max - p_max) + precise_log2(q_total / p_total)
-    left = log_ratio + shift
-    near_value = value + far_mass * tl.exp2(left) - excess(left)
-    far_value = value + (1.0 - near_mass) + left * LN2
-    divergence = tl.where(tl.abs(left) < NEAR, near_value, far_value)
+    left = (q_max - p_max) + precise_log2(q_total / p_total) + shift
+    # Where little is left, it follows without cancellation from what it is the logarithm of.
+    q_gain = q_far * tl.exp2(left) - p_far
+    left = tl.where(tl.abs(left) < NEAR, log2_of_one_plus(near_gain + q_gain), left)
+    divergence = value + tl.where(tl.abs(left) < NEAR, p_far + q_gain - excess(left), p_far - near_gain + left * LN2)
     divergence = tl.where(divergence > INFINITE, float("inf"), divergence)
     tl.store(out + DIVERGENCE * num_rows, divergence)
-    tl.store(out + SHIFT * num_rows, log_ratio if P_MODEL == 1 else -log_ratio)
+    tl.store(out + SHIFT * num_rows, left - shift if P_MODEL == 1 else shift - left)
     tl.store(out + CENTRE * num_rows, divergence)
 
 
@@ -222,8 +226,8 @@ def _jsd_block(
         gap = tl.minimum(gap, GAP_LIMIT)
         log_mixture = mixture(gap, beta, rest, PTX)
         large = tl.fma(beta * t, gap - log_mixture, -(rest * s) * log_mixture)
-    small = s * (gap * gap * polynomial(gap, SERIES, 10))
-    value += tl.sum(tl.where(tl.abs(gap) < 1.0, small, large), 1)
+    small = s * (gap * gap * polynomial(gap, SERIES, 8))
+    value += tl.sum(tl.where(tl.abs(gap) < WIDELY_NEAR, small, large), 1)
     centre += tl.sum(s * log_mixture, 1)
     return value, centre
 

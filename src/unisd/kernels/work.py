@@ -81,8 +81,8 @@ class Work:
             self, student_states=self.student_states[index], teacher_states=teacher_states, ids=self.ids[index]
         )
 
-    def empty(self, *shape: int) -> Float[Tensor, "N *shape"]:
-        """Uninitialised, in the type of the scores."""
+    def empty(self, *shape: int) -> Tensor:
+        """Uninitialised, (N, *shape), in the type of the scores."""
         return self.student_states.new_empty(len(self.ids), *shape, dtype=self.dtype)
 
     def no_scores(self) -> TokenScores:

@@ -63,8 +63,17 @@ class LocalTask:
         return load_grader(self.grader)(completion, example.answer)
 
     def negative_request(self, example: Example) -> Prompt:
-        """The row's prompt, asking for an answer that is wrong."""
-        return ask_for_wrong_answer(example.prompt, "Give an answer that looks right but is wrong.")
+        """The conversation with the right answer given, and a user who wants another one with a mistake in it.
+
+        On SmolLM2-135M and tool calls 44 % of the replies are usable so, and 12 % where the last turn only asks for
+        something wrong (of 16 and 24 prompts). Plain text, and rows without an answer, are asked in the latter way.
+        """
+        answers = (example.privileged_context, example.completion, example.answer)
+        answer = next((text for text in answers if isinstance(text, str)), None)
+        if isinstance(example.prompt, str) or answer is None:
+            return ask_for_wrong_answer(example.prompt, "Give an answer that looks right but is wrong.")
+        request = "That is right. Now give an answer of the same form with a mistake in it."
+        return [*example.prompt, {"role": "assistant", "content": answer}, {"role": "user", "content": request}]
 
     def _templates(self) -> list[tuple[str, str, str]]:
         options = (

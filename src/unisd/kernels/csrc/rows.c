@@ -32,6 +32,7 @@ typedef struct {
 } Spec;
 
 typedef struct {
+    float factor; /* what is left to multiply the row by: logits are factor * row */
     float maximum, inverse_sum;
     double log_sum; /* log-normaliser less the maximum */
     double entropy;
@@ -93,17 +94,10 @@ ALWAYS float polynomial(const float *coefficients, float x)
 
 static void to_logits(float *x, int64_t count, After after, float inverse_temperature)
 {
-    float factor = after.scale * inverse_temperature;
-    if (after.softcap != 0.0f) {
-        float inside = after.scale / after.softcap, outside = after.softcap * inverse_temperature;
+    float inside = after.scale / after.softcap, outside = after.softcap * inverse_temperature;
 #pragma omp simd
-        for (int64_t i = 0; i < count; ++i)
-            x[i] = outside * hyperbolic_tangent(inside * x[i]);
-    } else if (factor != 1.0f) {
-#pragma omp simd
-        for (int64_t i = 0; i < count; ++i)
-            x[i] = factor * x[i];
-    }
+    for (int64_t i = 0; i < count; ++i)
+        x[i] = outside * hyperbolic_tangent(inside * x[i]);
 }
 
 ALWAYS float block_maximum(const float *x, int64_t count)
@@ -115,21 +109,27 @@ ALWAYS float block_maximum(const float *x, int64_t count)
     return maximum;
 }
 
-/* Turns a row into logits, and normalises it: one sweep, rescaled whenever a block brings a new maximum. */
+/* Normalises a row, in one sweep that rescales whenever a block brings a new maximum; soft caps are applied in place.
+ *
+ * A plain factor is not: rounded logits would cost a peaked distribution half a digit, factor * row - maximum does not.
+ */
 static Normaliser normalise(float *row, int64_t num_columns, After after, float inverse_temperature)
 {
+    const int has_softcap = after.softcap != 0.0f;
+    const float factor = has_softcap ? 1.0f : after.scale * inverse_temperature;
     float maximum = -INFINITY;
     double sum = 0.0, moment = 0.0; /* of e^y and y e^y, with y = logit - maximum */
     for (int64_t start = 0; start < num_columns; start += BLOCK) {
         int64_t count = num_columns - start < BLOCK ? num_columns - start : BLOCK;
         float *x = row + start;
-        to_logits(x, count, after, inverse_temperature);
-        float here = block_maximum(x, count);
+        if (has_softcap)
+            to_logits(x, count, after, inverse_temperature);
+        float here = factor * block_maximum(x, count);
         if (here > maximum) {
             if (sum > 0.0) {
-                double shift = (double)maximum - (double)here, factor = exp(shift);
-                moment = factor == 0.0 ? 0.0 : factor * (moment + sum * shift);
-                sum *= factor;
+                double shift = (double)maximum - (double)here, shrink = exp(shift);
+                moment = shrink == 0.0 ? 0.0 : shrink * (moment + sum * shift);
+                sum *= shrink;
             }
             maximum = here;
         }
@@ -138,7 +138,7 @@ static Normaliser normalise(float *row, int64_t num_columns, After after, float 
         float block_sum = 0.0f, block_moment = 0.0f;
 #pragma omp simd reduction(+ : block_sum, block_moment)
         for (int64_t i = 0; i < count; ++i) {
-            float y = x[i] - maximum;
+            float y = factor * x[i] - maximum;
             y = y < -100.0f ? -100.0f : y; /* keeps 0 * inf out of the moment */
             float e = exponential(y);
             block_sum += e;
@@ -148,12 +148,12 @@ static Normaliser normalise(float *row, int64_t num_columns, After after, float 
         moment += block_moment;
     }
     double log_sum = log(sum);
-    return (Normaliser){maximum, (float)(1.0 / sum), log_sum, log_sum - moment / sum};
+    return (Normaliser){factor, maximum, (float)(1.0 / sum), log_sum, log_sum - moment / sum};
 }
 
 ALWAYS float realised(const float *row, int64_t id, const Normaliser *of)
 {
-    return (float)((double)row[id] - (double)of->maximum - of->log_sum);
+    return (float)((double)of->factor * (double)row[id] - (double)of->maximum - of->log_sum);
 }
 
 /* d logit / dz where the logit is `x`. */
@@ -179,10 +179,10 @@ ALWAYS void pair_block(float *student, float *teacher, int64_t count, const Spec
                        const Normaliser *of_teacher, const int divergence, const int keeps, const int has_softcap,
                        float *value, float *mean)
 {
-    const float student_maximum = of_student->maximum, teacher_maximum = of_teacher->maximum;
-    const float student_inverse = of_student->inverse_sum, teacher_inverse = of_teacher->inverse_sum;
-    const float gap = (float)(((double)student_maximum + of_student->log_sum)
-                              - ((double)teacher_maximum + of_teacher->log_sum));
+    const Normaliser mine = *of_student, other = *of_teacher;
+    const int is_alike = mine.factor == other.factor;
+    const double log_sums = mine.log_sum - other.log_sum, maxima = (double)mine.maximum - (double)other.maximum;
+    const float gap = (float)(is_alike ? maxima + log_sums : log_sums);
     const float beta = spec->beta, rest = spec->rest, log_beta = spec->log_beta, log_rest = spec->log_rest;
     const float near = spec->near;
     const After after = spec->student;
@@ -194,9 +194,11 @@ ALWAYS void pair_block(float *student, float *teacher, int64_t count, const Spec
 #pragma omp simd reduction(+ : block_value, block_mean)
     for (int64_t i = 0; i < count; ++i) {
         float x = student[i];
-        float s = exponential(x - student_maximum) * student_inverse;
-        float p = exponential(teacher[i] - teacher_maximum) * teacher_inverse;
-        float d = (x - teacher[i]) - gap;
+        float y = mine.factor * x - mine.maximum, y_teacher = other.factor * teacher[i] - other.maximum;
+        float s = exponential(y) * mine.inverse_sum;
+        float p = exponential(y_teacher) * other.inverse_sum;
+        /* Neighbours are subtracted without rounding, which decides about d where student and teacher are close. */
+        float d = (is_alike ? mine.factor * (x - teacher[i]) : y - y_teacher) - gap;
         float size = d < 0.0f ? -d : d;
         float far_value, far_slope;
         /* What is 0 times an infinite logarithm is 0. */
@@ -257,7 +259,7 @@ static void keep_probabilities(float *student, int64_t num_columns, const Spec *
 #pragma omp simd
     for (int64_t i = 0; i < num_columns; ++i) {
         float x = student[i];
-        student[i] = slope_at(x, after, inverse_temperature) * (exponential(x - of->maximum) * of->inverse_sum);
+        student[i] = slope_at(x, after, inverse_temperature) * (exponential(of->factor * x - of->maximum) * of->inverse_sum);
     }
 }
 

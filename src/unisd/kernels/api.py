@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import Any, cast, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,10 +31,10 @@ def token_scores(
     student_hidden: Float[Tensor, "*tokens D"],
     student_head: Float[Tensor, "V D"],
     teacher_hidden: Float[Tensor, "*tokens E"] | None,
-    teacher_head: Float[Tensor, "V E"] | None = None,
+    teacher_head: Float[Tensor, "W E"] | None = None,
     *,
     ids: Int[Tensor, "*tokens"],
-    divergence: DivergenceKind = "forward_kl",
+    divergence: DivergenceKind | str = "forward_kl",
     beta: float | None = None,
     temperature: float = 1.0,
     student_bias: Float[Tensor, " V"] | None = None,
@@ -77,19 +77,19 @@ def token_scores(
         scores = CachedGradients.apply(states, student_head, student_bias, work, names, chunk.CACHE_BYTES)
     else:
         scores = StoredGradients.apply(states, work, names)
-    return TokenScores(*(_unpacked(values, ids, mask) for values in scores))
+    return _unpacked_scores(scores, ids, mask)
 
 
 def token_loss(
     student_hidden: Float[Tensor, "*tokens D"],
     student_head: Float[Tensor, "V D"],
     teacher_hidden: Float[Tensor, "*tokens E"] | None,
-    teacher_head: Float[Tensor, "V E"] | None = None,
+    teacher_head: Float[Tensor, "W E"] | None = None,
     *,
     ids: Int[Tensor, "*tokens"],
     fn: Callable[..., Tensor],
     side: Sequence[Tensor] = (),
-    divergence: DivergenceKind = "forward_kl",
+    divergence: DivergenceKind | str = "forward_kl",
     beta: float | None = None,
     temperature: float = 1.0,
     student_bias: Float[Tensor, " V"] | None = None,
@@ -124,7 +124,7 @@ def token_loss(
     else:
         scores = scores_only(work)
         _, loss = weights_in(lambda whole: loss_of(whole, slice(None)), scores)
-    return _unpacked(loss, ids, mask), TokenScores(*(_unpacked(values, ids, mask) for values in scores))
+    return cast(Tensor, _unpacked(loss, ids, mask)), _unpacked_scores(scores, ids, mask)
 
 
 def token_logp(
@@ -160,7 +160,12 @@ def token_logp(
             )
             for target, values in zip(statistics, of_part, strict=True):
                 target[part.tokens] = values
-    return RowStatistics(*(_unpacked(values, ids, mask) for values in statistics))
+    return RowStatistics(*(cast(Tensor, _unpacked(values, ids, mask)) for values in statistics))
+
+
+def _unpacked_scores(scores: Iterable[Tensor | None], ids: Tensor, mask: Tensor | None) -> TokenScores:
+    values: list[Any] = [_unpacked(one, ids, mask) for one in scores]
+    return TokenScores(*values)
 
 
 def _packed(
@@ -222,14 +227,14 @@ def _detached(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach()
 
 
-def _spec(divergence: DivergenceKind, beta: float | None, temperature: float) -> RowSpec:
+def _spec(divergence: DivergenceKind | str, beta: float | None, temperature: float) -> RowSpec:
     if divergence not in get_args(DivergenceKind):
         raise ValueError(f"divergence must be one of {', '.join(get_args(DivergenceKind))}, got {divergence!r}.")
     if beta is not None and (divergence != "jsd" or not 0 < beta < 1):
         raise ValueError(f"beta belongs to jsd and lies between 0 and 1, both excluded, got {beta} with {divergence}.")
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be positive, got {temperature}.")
-    return RowSpec(divergence, 0.5 if beta is None else beta, 1.0 / temperature)
+    return RowSpec(cast(DivergenceKind, divergence), 0.5 if beta is None else beta, 1.0 / temperature)
 
 
 def _after_head(scale: float, softcap: float | None) -> AfterHead:

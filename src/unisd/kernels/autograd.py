@@ -81,8 +81,8 @@ class CachedGradients(Function):
     ) -> tuple[Tensor | None, ...]:
         """`weight` and `bias` are the student's, too."""
         scores, cache = work.no_scores(), []
-        # The head's gradient will be rounded to a low-precision head's type anyway.
-        kept_dtype = work.dtype if weight.dtype == work.dtype else torch.bfloat16
+        # The gradient of a low-precision head will be rounded to its type anyway.
+        kept_dtype = weight.dtype if weight.dtype.itemsize == 2 else work.dtype
         with work.in_full_precision():
             for chunk in work.chunks():
                 num_bytes = len(chunk.ids) * len(weight) * kept_dtype.itemsize * len(names)
@@ -185,7 +185,7 @@ def weights_in(loss_of: Callable[[TokenScores], Tensor], scores: TokenScores) ->
     """The derivatives of each token's loss with respect to its own scores, and the loss."""
     with torch.enable_grad():
         leaves = [None if values is None else values.detach().requires_grad_() for values in scores[:2]]
-        loss = loss_of(TokenScores(*leaves, *scores[2:]))
+        loss = loss_of(TokenScores(*leaves, *scores[2:]))  # pyright: ignore[reportCallIssue]
         read = [leaf for leaf in leaves if leaf is not None]
         found = torch.autograd.grad(loss.sum(), read, allow_unused=True) if loss.requires_grad else [None] * len(read)
     return Weights(*([None] * (2 - len(read))), *found), loss.detach()

@@ -61,7 +61,7 @@ class TorchRows:
             x, some_ids = student_logits[rows], ids[rows]
             student = _normalise(x, some_ids, spec.student, spec.inverse_temperature)
             slope = _slope(x, spec)
-            context[rows, 1] = slope if isinstance(slope, float) else _realised(slope, some_ids)
+            context[rows, 1] = _realised(slope, some_ids) if isinstance(slope, Tensor) else slope
             scores[1][rows], scores[3][rows] = student.logp, student.entropy
             if teacher_logits is not None:
                 y = teacher_logits[rows]

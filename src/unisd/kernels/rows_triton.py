@@ -30,6 +30,9 @@ NUM_THREADS = 256
 PLAIN_BETAS = (0.25, 0.75)
 """Between these, `jsd` needs no logarithm that is accurate for mixtures of nearly one component."""
 
+if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4):
+    raise ImportError(f"triton {triton.__version__} is too old for the kernels, which need 3.4")
+
 
 class _Side(NamedTuple):
     """One model's logits, in bits outer * z, or outer * tanh(inner * z) under a soft cap."""

@@ -14,6 +14,7 @@ from unisd.kernels.triton_math import (
     anchored_mixture,
     block_offsets,
     difference,
+    excess,
     exponential,
     load_logits,
     load_one,
@@ -31,15 +32,18 @@ def _score_gradient(
     s, t, s_outer, t_outer, s_max, t_max, shift, beta, rest, balance, slope, level, t_scale,
     KIND: tl.constexpr, SHARED: tl.constexpr, SERIES: tl.constexpr, ACCURATE: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    # Of every kind: s times an affine function of one logarithm; `forward_kl` alone subtracts the teacher instead.
+    # s times (slope * a logarithm + level), where s and t are taken relative to their maxima.
     weight = exponential(tl.fma(s, s_outer, -s_max), PTX)
     if KIND == "none":
         return weight * level
-    elif KIND == "forward_kl":
-        return tl.fma(exponential(tl.fma(t, t_outer, -t_max), PTX), t_scale, weight * level)
     else:
         gap = difference(s, t, s_outer, t_outer, shift, SHARED)
-        if KIND == "reverse_kl":
+        if KIND == "forward_kl":
+            # s - t, which is s (1 - e^gap), and where both are nearly equal must not be subtracted.
+            near = weight * tl.fma(tl.fma(gap, LN2, excess(gap)), slope, level)
+            far = tl.fma(exponential(tl.fma(t, t_outer, -t_max), PTX), t_scale, weight * (level - slope))
+            return tl.where(tl.abs(gap) < NEAR, near, far)
+        elif KIND == "reverse_kl":
             return weight * tl.fma(gap, slope, level)
         elif ACCURATE:
             is_teacher, lighter_gap, log_mixture = anchored_mixture(gap, beta, rest, balance, PTX)
@@ -69,7 +73,7 @@ def _coefficients(context, num_rows, divergence_weight, logp_weight, rest, chain
     level = -logp_weight * s_scale
     slope, t_scale = level, level
     if KIND == "forward_kl":
-        level += divergence_weight * s_scale
+        slope = -divergence_weight * s_scale
         t_scale = -divergence_weight * chain / tl.load(context + (TOTAL + 2) * num_rows)
     elif KIND == "reverse_kl":
         slope = -divergence_weight * s_scale * LN2

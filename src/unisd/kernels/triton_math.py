@@ -23,7 +23,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 GAP_LIMIT = tl.constexpr(30.0)
-"""Bits by which the teacher's log-probability exceeds the student's beyond which only the teacher counts in a mixture."""
+"""Bits by which the teacher's log-probability exceeds the student's where only the teacher counts in a mixture."""
 NEAR = tl.constexpr(0.5)
 """Bits of difference between two log-probabilities below which power series take over."""
 WIDELY_NEAR = tl.constexpr(0.75)
@@ -107,9 +107,9 @@ def precise_log2(positive):
 
 @triton.jit
 @no_type_check
-def log2_of_one_plus(x):
+def log2_of_one_plus(x, PTX: tl.constexpr):
     """log2(1 + x) for |x| below 0.42, without cancellation."""
-    y = x / (2.0 + x)
+    y = x * reciprocal(2.0 + x, PTX)
     return y * polynomial(y * y, LOG_RATIO, 6)
 
 
@@ -224,7 +224,5 @@ def anchored_mixture(gap, beta, rest, balance, PTX: tl.constexpr):
     ratio = exponential(lighter_gap, PTX)
     series = tl.fma(lighter_gap, LN2, excess(lighter_gap))
     growth = lighter * tl.where(tl.abs(lighter_gap) < NEAR, series, ratio - 1.0)
-    y = growth * reciprocal(2.0 + growth, PTX)
-    log_small = y * polynomial(y * y, LOG_RATIO, 6)
-    log_large = logarithm(tl.fma(lighter, ratio, heavier), PTX)
-    return is_teacher, lighter_gap, tl.where(tl.abs(growth) < 0.4, log_small, log_large)
+    large = logarithm(tl.fma(lighter, ratio, heavier), PTX)
+    return is_teacher, lighter_gap, tl.where(tl.abs(growth) < 0.4, log2_of_one_plus(growth, PTX), large)

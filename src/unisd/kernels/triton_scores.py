@@ -196,7 +196,7 @@ def kl_kernel(
     left = (q_max - p_max) + precise_log2(q_total / p_total) + shift
     # Where little is left, it follows without cancellation from what it is the logarithm of.
     q_gain = q_far * tl.exp2(left) - p_far
-    left = tl.where(tl.abs(left) < NEAR, log2_of_one_plus(near_gain + q_gain), left)
+    left = tl.where(tl.abs(left) < NEAR, log2_of_one_plus(near_gain + q_gain, PTX), left)
     divergence = value + tl.where(tl.abs(left) < NEAR, p_far + q_gain - excess(left), p_far - near_gain + left * LN2)
     divergence = tl.where(divergence > INFINITE, float("inf"), divergence)
     tl.store(out + DIVERGENCE * num_rows, divergence)

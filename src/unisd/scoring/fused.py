@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from unisd import kernels
+from unisd.kernels import Predict
+from unisd.kernels.chunk import chunk_rows
 from unisd.objective.divergence import Divergence, sampled_reverse_kl
+from unisd.scoring.formula import scores_by_formula
 from unisd.scoring.forward import PassOutput
 from unisd.scoring.plan import TEACHER_SIGNALS
 from unisd.types import Signal
 
-_CHUNK_BYTES = 96 * 2**20
-"""Bytes of two float32 logit buffers of one chunk."""
-
-
-def chunk_rows(vocabulary: int) -> int:
-    """Tokens projected at a time: as many as fit 96 MiB of student and teacher logits, 128 at least, 1024 at most."""
-    rows = min(max(_CHUNK_BYTES // (8 * vocabulary), 128), 1024)
-    return rows // 64 * 64
+_TEACHER_STATISTICS = (Signal.TEACHER_LOGP, Signal.TEACHER_ENTROPY)
 
 
 def token_scores(
@@ -34,103 +30,116 @@ def token_scores(
     objective: Divergence,
     signals: Signal,
     rows_per_chunk: int | None = None,
+    predict: Predict | None = None,
 ) -> dict[Signal, Tensor]:
     """The asked signals, each (B, T), 0 outside the mask; only valid tokens are projected.
 
-    Divergence and student log-probability carry gradient to the student's states and, where it is trainable, head: each
-    chunk's logits are computed again in the backward pass. Softmax, log and sums are at least float32; float64 stays.
+    Divergence and student log-probability carry gradient to the student's states and, where it is trainable, head.
+    Softmax, log and sums are at least float32; float64 stays. `predict` (see `kernels.token_scores`) may save time or
+    memory where both carry gradient or the head is trainable, and changes no number.
     """
     vocabulary = _vocabulary(student)
     if teacher is not None and _vocabulary(teacher) != vocabulary:
         raise ValueError(
             f"teacher and student must share a vocabulary, got {_vocabulary(teacher)} and {vocabulary} logits a token."
         )
-    rows_per_chunk = rows_per_chunk or chunk_rows(vocabulary)
-    score_chunk = partial(_score_chunk, student=student, teacher=teacher, objective=objective, signals=signals)
-    student_rows = student.states[mask]  # (N, D)
-    teacher_rows = student_rows.new_zeros(len(student_rows), 0) if teacher is None else teacher.states[mask]
-    chunks = [
-        _in_bounded_memory(score_chunk, *rows)
-        for rows in zip(
-            student_rows.split(rows_per_chunk),
-            teacher_rows.split(rows_per_chunk),
-            ids[mask].split(rows_per_chunk),
-            strict=True,
+    if student.head.weight is None or objective.support == "topk" or not _are_alike(student, teacher):
+        return scores_by_formula(
+            student,
+            teacher,
+            ids=ids,
+            mask=mask,
+            objective=objective,
+            signals=signals,
+            rows_per_chunk=rows_per_chunk or chunk_rows(vocabulary),
         )
-    ]
-    return {signal: _scatter(torch.cat([chunk[signal] for chunk in chunks]), mask) for signal in signals.members()}
-
-
-def _vocabulary(output: PassOutput) -> int:
-    return output.states.shape[-1] if output.head.weight is None else output.head.weight.shape[0]
-
-
-def _in_bounded_memory(
-    score_chunk: Callable[..., dict[Signal, Tensor]], student_rows: Tensor, teacher_rows: Tensor, ids: Tensor
-) -> dict[Signal, Tensor]:
-    if not torch.is_grad_enabled():
-        return score_chunk(student_rows, teacher_rows, ids)
-    # No randomness inside: a head has no dropout.
-    return checkpoint(score_chunk, student_rows, teacher_rows, ids, use_reentrant=False, preserve_rng_state=False)
-
-
-def _score_chunk(
-    student_rows: Tensor,
-    teacher_rows: Tensor,
-    ids: Tensor,
-    *,
-    student: PassOutput,
-    teacher: PassOutput | None,
-    objective: Divergence,
-    signals: Signal,
-) -> dict[Signal, Tensor]:
-    student_log_probs = (student.head.logits(student_rows) / objective.temperature).log_softmax(-1)
-    scores = _statistics(
-        student_log_probs, ids, logp=Signal.STUDENT_LOGP, entropy=Signal.STUDENT_ENTROPY, signals=signals
-    )
-    if signals & TEACHER_SIGNALS:
-        assert teacher is not None, "the plan holds a teacher pass for every signal that needs one"
-        with torch.no_grad():
-            teacher_log_probs = (teacher.head.logits(teacher_rows) / objective.temperature).log_softmax(-1)
-        teacher_scores = _statistics(
-            teacher_log_probs, ids, logp=Signal.TEACHER_LOGP, entropy=Signal.TEACHER_ENTROPY, signals=signals
-        )
-        scores.update(teacher_scores)
-        if Signal.DIVERGENCE in signals:
-            if objective.support == "sampled":
-                student_logp, teacher_logp = _realised(student_log_probs, ids), _realised(teacher_log_probs, ids)
-                scores[Signal.DIVERGENCE] = sampled_reverse_kl(student_logp, teacher_logp)
-            else:
-                scores[Signal.DIVERGENCE] = objective.per_token(student_log_probs, teacher_log_probs)
-    return scores
-
-
-def _statistics(
-    log_probs: Tensor, ids: Tensor, *, logp: Signal, entropy: Signal, signals: Signal
-) -> dict[Signal, Tensor]:
-    scores: dict[Signal, Tensor] = {}
-    if logp in signals:
-        scores[logp] = _realised(log_probs, ids)
-    if entropy in signals:
-        with torch.no_grad():
-            # -inf * 0 is NaN, but a token without probability adds nothing.
-            scores[entropy] = -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1)
-    return scores
-
-
-def _realised(log_probs: Tensor, ids: Tensor) -> Tensor:
-    return log_probs.gather(-1, ids[:, None]).squeeze(-1)
-
-
-def _scatter(values: Tensor, mask: Tensor) -> Tensor:
-    return values.new_zeros(mask.shape).masked_scatter(mask, values)
+    if not signals & TEACHER_SIGNALS:
+        teacher = None
+    is_whole = teacher is not None and objective.support == "full" and Signal.DIVERGENCE in signals
+    common = {**_options(student, objective.temperature), "ids": ids, "mask": mask, "chunk_rows": rows_per_chunk}
+    if teacher is not None and is_whole:
+        return _pair_scores(student, teacher, objective, signals, common, predict)
+    scores = kernels.token_scores(
+        student.states, student.head.weight, None,
+        divergence="none", differentiable=("student_logp",), student_bias=student.head.bias, **common,
+    )  # fmt: skip
+    found = {Signal.STUDENT_LOGP: scores.student_logp, Signal.STUDENT_ENTROPY: scores.student_entropy}
+    if teacher is not None:
+        statistics = _statistics_of(teacher, ids, mask, objective.temperature, rows_per_chunk)
+        found.update(zip(_TEACHER_STATISTICS, statistics, strict=True))
+    if Signal.DIVERGENCE in signals:
+        found[Signal.DIVERGENCE] = sampled_reverse_kl(found[Signal.STUDENT_LOGP], found[Signal.TEACHER_LOGP])
+    return {signal: found[signal] for signal in signals.members()}
 
 
 def token_logp(
     output: PassOutput, *, ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"], temperature: float = 1.0
 ) -> Tensor:
     """Log-probability of the realised tokens under one more view, (B, T), without gradient."""
+    if output.head.weight is not None:
+        return _statistics_of(output, ids, mask, temperature, None).logp
     objective = Divergence("none", temperature=temperature)
     with torch.no_grad():
         scores = token_scores(output, None, ids=ids, mask=mask, objective=objective, signals=Signal.STUDENT_LOGP)
     return scores[Signal.STUDENT_LOGP]
+
+
+def _vocabulary(output: PassOutput) -> int:
+    return output.states.shape[-1] if output.head.weight is None else output.head.weight.shape[0]
+
+
+def _are_alike(student: PassOutput, teacher: PassOutput | None) -> bool:
+    """Whether the same comes after both heads, and they have the same parts."""
+    if teacher is None:
+        return True
+    mine, theirs = student.head, teacher.head
+    return theirs.weight is not None and (mine.scale, mine.softcap) == (theirs.scale, theirs.softcap)
+
+
+def _options(output: PassOutput, temperature: float) -> dict[str, Any]:
+    return {"temperature": temperature, "softcap": output.head.softcap, "scale": output.head.scale}
+
+
+def _statistics_of(
+    output: PassOutput, ids: Tensor, mask: Tensor, temperature: float, rows_per_chunk: int | None
+) -> kernels.RowStatistics:
+    assert output.head.weight is not None, "whole logits take the formulas"
+    options = {**_options(output, temperature), "bias": output.head.bias, "chunk_rows": rows_per_chunk}
+    return kernels.token_logp(output.states, output.head.weight, ids, mask=mask, **options)
+
+
+def _pair_scores(
+    student: PassOutput,
+    teacher: PassOutput,
+    objective: Divergence,
+    signals: Signal,
+    common: dict[str, Any],
+    predict: Predict | None,
+) -> dict[Signal, Tensor]:
+    """Student against teacher over the whole vocabulary."""
+    assert student.head.weight is not None, "whole logits take the formulas"
+    has_logp = Signal.STUDENT_LOGP in signals
+    # For one score a frozen head keeps one gradient per token anyway, without a prediction that may be wrong.
+    is_worth_it = predict is not None and (has_logp or student.head.is_trainable)
+    scores = kernels.token_scores(
+        student.states,
+        student.head.weight,
+        teacher.states,
+        teacher.head.weight,
+        divergence=objective.divergence,
+        beta=objective.beta,
+        student_bias=student.head.bias,
+        teacher_bias=teacher.head.bias,
+        differentiable=("divergence", "student_logp") if has_logp else ("divergence",),
+        predict=partial(_predict_unscaled, predict, objective.factor) if predict and is_worth_it else None,
+        **common,
+    )
+    found = {signal: getattr(scores, str(signal.name).lower()) for signal in signals.members()}
+    return {**found, Signal.DIVERGENCE: found[Signal.DIVERGENCE] * objective.factor}
+
+
+def _predict_unscaled(predict: Predict, factor: float, scores: kernels.TokenScores, tokens: slice) -> kernels.Weights:
+    """The prediction is about the divergence of the objective, which is `factor` times the kernels'."""
+    assert scores.divergence is not None, "it is asked for where there is one"
+    of_divergence, of_logp = predict(scores._replace(divergence=scores.divergence * factor), tokens)
+    return kernels.Weights(None if of_divergence is None else of_divergence * factor, of_logp)

@@ -46,6 +46,11 @@ class Head:
                 logits = torch.tanh(logits / self.softcap) * self.softcap
             return logits
 
+    @property
+    def is_trainable(self) -> bool:
+        """Whether the head itself gets a gradient."""
+        return any(part is not None and part.requires_grad for part in (self.weight, self.bias))
+
     def detached(self) -> Head:
         """The same numbers as they are now, without gradient."""
         return Head(

@@ -261,20 +261,24 @@ def draw(
     below = [max(0.0, mean - low) for mean, (low, _) in zip(means, bounds, strict=True)]
     above = [max(0.0, high - mean) for mean, (_, high) in zip(means, bounds, strict=True)]
     right.errorbar(list(points), means, [below, above], color=blue, marker="o", capsize=3)
-    for view, colour, style, label, above_line in (
-        (before.teacher, green, "--", "teacher ceiling (sees the answer)", False),
-        (before.student, orange, ":", "base", True),
+    for view, colour, style, label, side, shift in (
+        (before.teacher, green, "--", "teacher ceiling (sees the answer)", "top", -3),
+        (before.student, orange, ":", "base", "bottom", 3),
     ):
         height = 100 * graded(view).accuracy
         right.axhline(height, color=colour, linestyle=style)
-        place = {"xy": (len(losses), height), "xytext": (0, 3 if above_line else -3), "textcoords": "offset points"}
         right.annotate(
-            f"{label}, {height:.0f} %", **place, ha="right", va="bottom" if above_line else "top", color=colour
+            f"{label}, {height:.0f} %",
+            (len(losses), height),
+            (0, shift),
+            textcoords="offset points",
+            horizontalalignment="right",
+            verticalalignment=side,
+            color=colour,
         )
-    sizes = f"n = {graded(after).n}, between the ends {min(NUM_QUICK_PROMPTS, graded(after).n)}"
-    right.set(
-        xlabel="optimizer step", ylabel=f"student correct, % ({sizes})", title="Accuracy, held-out", ylim=(-2, 102)
-    )
+    num = graded(after).n
+    title = f"Held-out accuracy, n = {num}" + (f" ({min(NUM_QUICK_PROMPTS, num)} in between)" if curve else "")
+    right.set(xlabel="optimizer step", ylabel="student correct, %, 95 % Wilson", title=title, ylim=(-2, 102))
     figure.suptitle(model.description, fontsize=9)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

@@ -74,6 +74,28 @@ def test_a_process_without_values_does_not_set_the_extremes() -> None:
     assert busy.flush(lambda table: torch.cat([tables[0], table])) == {"min": 4.0, "max": 4.0}
 
 
+def test_processes_that_collected_different_names_gather_the_same_rows() -> None:
+    def collected(**values: float) -> Metrics:
+        metrics = Metrics()
+        for name, value in values.items():
+            for fold in ("mean", "min", "max", "sum"):
+                metrics.add(f"{name}/{fold}", value, fold=fold)
+        return metrics
+
+    def everyone(names: list) -> list:
+        return [*names, *((f"{name}/{fold}", fold) for name in "abc" for fold in ("mean", "min", "max", "sum"))]
+
+    tables: list[Tensor] = []
+    collected(a=1.0, b=2.0).flush(lambda table: tables.append(table) or table, everyone)
+    joined = collected(b=4.0).flush(lambda table: torch.cat([tables[0], table]), everyone)
+    assert joined == {
+        "a/mean": 1.0, "a/min": 1.0, "a/max": 1.0, "a/sum": 1.0,
+        "b/mean": 3.0, "b/min": 2.0, "b/max": 4.0, "b/sum": 6.0,
+    }  # fmt: skip
+    # A process that collected nothing takes part all the same.
+    assert Metrics().flush(lambda table: torch.cat([tables[0], table]), everyone)["b/mean"] == 2.0
+
+
 def test_many_small_values_are_not_lost_beside_a_large_one() -> None:
     metrics = Metrics()
     metrics.add("tokens", torch.tensor(2.0**24), fold="sum")

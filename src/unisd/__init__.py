@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from unisd.args import SelfDistillConfig as SelfDistillConfig
     from unisd.config.load import load_config as load_config
     from unisd.contexts.demonstration import Demonstration as Demonstration
+    from unisd.objective import Agreement as Agreement
+    from unisd.objective import Contrastive as Contrastive
     from unisd.objective import CrossEntropy as CrossEntropy
     from unisd.objective import DivergenceClip as DivergenceClip
+    from unisd.objective import FeatureMatch as FeatureMatch
     from unisd.objective import TokenFilter as TokenFilter
     from unisd.objective.divergence import Divergence as Divergence
     from unisd.teacher import BaseTeacher as BaseTeacher
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from unisd.types import Transform as Transform
 
 _MODULES = {
+    "FeatureMatch": "unisd.objective",
+    "Contrastive": "unisd.objective",
+    "Agreement": "unisd.objective",
     "BaseTeacher": "unisd.teacher",
     "CrossEntropy": "unisd.objective",
     "Demonstration": "unisd.contexts.demonstration",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
@@ -30,5 +30,6 @@ class SelfDistillConfig(RolloutOptions, PromptOptions, TrainingArguments):
         self.remove_unused_columns = False
         TrainingArguments.__post_init__(self)
         # Where rows are streamed, accelerate would read them in one process and deal them out, as tensors only.
-        if self.accelerator_config.dispatch_batches is None:
-            self.accelerator_config.dispatch_batches = False
+        accelerator: Any = self.accelerator_config
+        if accelerator.dispatch_batches is None:
+            accelerator.dispatch_batches = False

@@ -55,4 +55,4 @@ class CompletionLog:
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor, mask: torch.Tensor) -> Sequence[str]:
-    return [tokenizer.decode(row[keep].tolist()) for row, keep in zip(ids, mask, strict=True)]
+    return [str(tokenizer.decode(row[keep].tolist())) for row, keep in zip(ids, mask, strict=True)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from unisd.types import StepCounts
@@ -23,16 +24,21 @@ class Processes:
         """How many there are."""
         return self.accelerator.num_processes
 
+    def gather(self, values: Shaped[Tensor, "N ..."]) -> Shaped[Tensor, "M ..."]:
+        """The values of all processes, which bring the same number of them."""
+        return cast("Tensor", self.accelerator.gather(values))
+
     def total(self, counts: StepCounts) -> StepCounts:
         """Counts summed over processes."""
         if self.num == 1:
             return counts
         local = torch.tensor([[counts.num_tokens, counts.num_sequences]], device=self.accelerator.device)
-        num_tokens, num_sequences = self.accelerator.gather(local).sum(0).tolist()
+        num_tokens, num_sequences = self.gather(local).sum(0).tolist()
         return StepCounts(num_tokens, num_sequences)
 
     def join(self, values: Float[Tensor, " N"]) -> Float[Tensor, " M"]:
         """The values of all processes in one row; each may bring another number of them. NaN values are left out."""
         padded = self.accelerator.pad_across_processes(values, pad_index=torch.nan)  # pyright: ignore[reportArgumentType]
-        joined = self.accelerator.gather(padded)
+        assert isinstance(padded, Tensor)
+        joined = self.gather(padded)
         return joined[~joined.isnan()]

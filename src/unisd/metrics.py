@@ -17,10 +17,11 @@ _FOLDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "min": torch.minimum,
     "max": torch.maximum,
 }
+_NOTHING = {"mean": 0.0, "sum": 0.0, "min": torch.inf, "max": -torch.inf}
 
 
 class Metrics:
-    """Collects values between two logs; one gather over processes and one device sync per log."""
+    """Collects values between two logs; one gather of numbers (and one of names) and one device sync per log."""
 
     def __init__(self) -> None:
         self._folded: dict[tuple[str, str], Tensor] = {}  # (name, fold) -> (2,): folded values, count
@@ -40,8 +41,7 @@ class Metrics:
         wide = torch.float32 if values.device.type == "mps" else torch.float64
         valid = (values[mask] if mask is not None else values).flatten().to(wide)
         if fold in ("min", "max"):
-            start = torch.inf if fold == "min" else -torch.inf
-            reduced = torch.cat([valid, valid.new_tensor([start])])
+            reduced = torch.cat([valid, valid.new_tensor([_NOTHING[fold]])])
             value = reduced.min() if fold == "min" else reduced.max()
         else:
             value = valid.sum()
@@ -55,18 +55,22 @@ class Metrics:
         before = self._folded[key]
         self._folded[key] = torch.stack([_FOLDS[fold](before[0], entry[0]), before[1] + entry[1]])
 
-    def flush(self, gather: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    def flush(
+        self, gather: Callable[[Tensor], Tensor], gather_names: Callable[[list], list] = list
+    ) -> dict[str, float]:
         """Everything since the last flush, over all processes; names nobody had a value for are left out.
 
-        `gather` joins (M, 2) tensors of all processes along the first dimension.
+        `gather` joins (M, 2) tensors of all processes along the first dimension, `gather_names` lists of names.
         """
-        if not self._folded:
+        # Some names come with some batches only (sampler_logp, where every row was sampled), but a gather wants the
+        # same rows from every process.
+        keys = sorted(set(gather_names(list(self._folded))))
+        if not keys:
             return {}
-        keys = sorted(self._folded)
         # Plain numbers were folded on the CPU; a gather between GPUs wants all of them on the GPU.
-        entries = self._folded.values()
-        like = next((entry for entry in entries if entry.device.type != "cpu"), self._folded[keys[0]])
-        table = torch.stack([self._folded[key].to(like) for key in keys])
+        entries = [self._folded.get(key, torch.tensor([_NOTHING[key[1]], 0.0]).double()) for key in keys]
+        like = next((entry for entry in entries if entry.device.type != "cpu"), entries[0])
+        table = torch.stack([entry.to(like) for entry in entries])
         by_process = gather(table).view(-1, len(keys), 2).tolist()
         self._folded = {}
         result = {}

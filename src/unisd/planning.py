@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, TrainingArguments
 
+from unisd.config.dump import component_name, plain
 from unisd.config.schema import RunConfig
 from unisd.contexts.demonstration import build_views
 from unisd.contexts.template import measure_views
@@ -43,13 +47,22 @@ def plan(config: RunConfig) -> str:
     sizes = _sizes(config)
     examples, not_built = with_cheap_contexts(config, train_examples(config))
     report = _view_report(config, examples)
-    parts = [passes.text(), sizes.text(config, passes), report.text()]
+    parts = [passes.text(), _loss_text(config), sizes.text(config, passes), report.text()]
     if not_built:
         parts.append(f"not measured before it is built: {', '.join(not_built)}. `unisd prepare` builds and caches it.")
     warnings = _warnings(config, sizes, report)
     if warnings:
         parts.append("\n".join(f"warning: {warning}" for warning in warnings))
     return "\n\n".join(parts)
+
+
+def _loss_text(config: RunConfig) -> str:
+    """The main term and the components, in their order, with every option."""
+    lines = [f"  {config.objective.divergence}"] if config.objective.divergence != "none" else []
+    for component in config.components:
+        options = yaml.safe_dump(plain(component), default_flow_style=True, sort_keys=False, width=1000).strip()
+        lines.append(f"  {component_name(component)} {options}")
+    return "\n".join(["loss", *lines])
 
 
 @dataclass(frozen=True)
@@ -100,7 +113,7 @@ def _sizes(config: RunConfig) -> Sizes:
         gguf_file=section.gguf_file,
         trust_remote_code=section.trust_remote_code,
     )
-    dtype = model_config.dtype if section.dtype == "auto" else getattr(torch, section.dtype)
+    dtype: Any = model_config.dtype if section.dtype == "auto" else getattr(torch, section.dtype)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=section.trust_remote_code)
         adapted = with_adapter(model, adapter_of(config))

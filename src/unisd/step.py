@@ -22,6 +22,7 @@ from unisd.objective.divergence import Divergence
 from unisd.objective.reduce import reduce_tokens
 from unisd.options import Gate
 from unisd.rollout.gate import num_kept
+from unisd.scoring.foresight import Predict, foreseen
 from unisd.scoring.forward import PassOutput, run_pass
 from unisd.scoring.fused import token_scores
 from unisd.scoring.plan import Plan
@@ -65,6 +66,8 @@ class Step:
     """For `auxiliary` and `negative`; those on the student's entropy act here, the others acted in the rollout."""
     gather: Callable[[Tensor], Tensor] | None = None
     """Joins rows of all processes, for batch statistics; `None` on one process."""
+    is_loss_known: bool = True
+    """The loss is `reduce(token_losses(scores))`: then a token's weight in it may be known with its scores."""
 
     def teacher_scores(self, model: nn.Module, batch: RolloutBatch) -> TeacherScores:
         """The teacher's passes that do not wait for the student."""
@@ -101,6 +104,7 @@ class Step:
             mask=batch.mask,
             objective=self.objective,
             signals=self.plan.signals,
+            predict=self._foreseen(batch, teacher) if torch.is_grad_enabled() else None,
         )
         if batch.sampler_logp is not None:
             signals[Signal.SAMPLER_LOGP] = batch.sampler_logp
@@ -115,6 +119,32 @@ class Step:
             counts=batch.counts,
             gather=self.gather,
         )
+
+    def _foreseen(self, batch: RolloutBatch, teacher: TeacherScores) -> Predict | None:
+        """How much each token will count in the loss, where that can be told from the token alone."""
+        read = Signal.DIVERGENCE | Signal.STUDENT_LOGP
+        readers = {
+            name: component
+            for name, component in self.components.items()
+            if isinstance(component, Transform) or component.needs.signals & read
+        }
+        is_local = all(one.is_token_local and not one.needs.hidden_layers for one in readers.values())
+        is_late = any(gate.signal == "student_entropy" for gate in self.gates.values())
+        # The published code divides a sequence by its own weights.
+        if not self.is_loss_known or not is_local or is_late or self.objective.reference:
+            return None
+
+        def loss_of(scores: TokenScores) -> Tensor:
+            terms = replace(self, components=readers).token_losses(scores)
+            return torch.stack([loss.values * loss.weights for loss in terms.values()]).sum(0)
+
+        signals = dict(teacher.signals)
+        if batch.sampler_logp is not None:
+            signals[Signal.SAMPLER_LOGP] = batch.sampler_logp
+        divisors = batch.mask.sum(-1).clamp(min=1)
+        if self.objective.reduction != "sequence_mean":
+            divisors = torch.ones_like(divisors)
+        return foreseen(loss_of, batch=batch, signals=signals, scored_rows=teacher.scored_rows, divisors=divisors)
 
     def _late_views(
         self, model: nn.Module, batch: RolloutBatch, signals: Mapping[Signal, Tensor]
@@ -155,7 +185,7 @@ class Step:
             signals[signal] = logp if start == "auxiliary" else logp.sum(0)
         return signals, scored
 
-    def token_losses(self, scores: TokenScores, log: LogMetric) -> dict[str, TokenLoss]:
+    def token_losses(self, scores: TokenScores, log: LogMetric | None = None) -> dict[str, TokenLoss]:
         """The main term after its transforms, and every added term times its coefficient, by name."""
         ones = scores.mask.to(scores.dtype)
         has_main = self.objective.divergence != "none"
@@ -168,8 +198,9 @@ class Step:
             if isinstance(component, Loss):
                 readable = scores.read_by(name, component.needs)
                 values = component(readable)
-                for key, extra in component.metrics(values, readable).items():
-                    log(f"{name}/{key}", extra, scores.mask)
+                if log is not None:
+                    for key, extra in component.metrics(values, readable).items():
+                        log(f"{name}/{key}", extra, scores.mask)
                 losses[name] = TokenLoss(values * component.coefficient, main.weights if component.weighted else ones)
         return losses
 
@@ -232,6 +263,11 @@ def _most_uncertain(uncertainty: Tensor, fraction: float) -> Tensor:
     chosen = torch.zeros_like(uncertainty, dtype=torch.bool)
     chosen[order[: num_kept(len(order), fraction)]] = True
     return chosen
+
+
+def overrides(cls: type, base: type, *names: str) -> bool:
+    """Whether `cls` has its own version of one of these methods of `base`."""
+    return any(getattr(cls, name) is not getattr(base, name) for name in names)
 
 
 def named_components(components: Sequence[Loss | Transform]) -> dict[str, Loss | Transform]:

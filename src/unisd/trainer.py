@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
+from unisd import loading
 from unisd.args import SelfDistillConfig
 from unisd.callbacks import DiagnosticsCallback, StepCallback, StepClock
 from unisd.completions import CompletionLog
@@ -27,14 +29,6 @@ from unisd.contexts.rows import as_example
 from unisd.contexts.template import render_views
 from unisd.contexts.view_report import ViewReport
 from unisd.distributed import Processes
-from unisd.loading import (
-    check_vocabulary,
-    last_checkpoint,
-    load_model,
-    load_tokenizer,
-    refuse_data_parallel,
-    with_adapter,
-)
 from unisd.mean_weight import check_weights_known, with_mean_weight
 from unisd.metrics import Fold, Metrics
 from unisd.modes import evaluation_mode
@@ -47,7 +41,7 @@ from unisd.rollout.seeds import purpose_seed
 from unisd.rollout.writer import RolloutWriter
 from unisd.scoring.head import check_layers, needs_whole_logits
 from unisd.scoring.plan import Plan, plan_passes
-from unisd.step import Step, log_scores, named_components
+from unisd.step import Step, log_scores, named_components, overrides
 from unisd.tasks.accuracy import grade_all
 from unisd.tasks.task import Task
 from unisd.teacher.teacher import BaseTeacher, Teacher
@@ -105,11 +99,12 @@ class SelfDistillTrainer(Trainer):
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
         self._options = args or SelfDistillConfig("runs/unisd")
-        refuse_data_parallel(self._options.n_gpu)
+        loading.refuse_data_parallel(self._options.n_gpu)
         self.teacher = teacher or BaseTeacher()
         self.objective = objective or Divergence()
         self.components = named_components([DivergenceClip(ceiling=10.0)] if components is None else components)
-        self.gates = dict(gates or {})
+        # One that lets everything through would only delay the passes.
+        self.gates = {name: gate for name, gate in (gates or {}).items() if gate.fraction < 1}
         self.plan = self._plan()
         if self.objective.normalize_weights:
             check_weights_known(self.components, self.gates)
@@ -119,21 +114,21 @@ class SelfDistillTrainer(Trainer):
         self.view_reports: dict[str, ViewReport] = {}
         self.resolved_config: str | None = None
         if isinstance(model, str):
-            processing_class = processing_class or load_tokenizer(model)
-            model = load_model(model)
-        self._tokenizer = processing_class or load_tokenizer(model.config._name_or_path)
+            processing_class = processing_class or loading.load_tokenizer(model)
+            model = loading.load_model(model)
+        self._tokenizer = processing_class or loading.load_tokenizer(model.config._name_or_path)
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        check_vocabulary(model, self._tokenizer)
+        loading.check_vocabulary(model, self._tokenizer)
         # The Trainer seeds too, but after a new adapter has drawn its weights.
         set_seed(self._options.seed)
         super().__init__(
-            model=with_adapter(model, peft_config),
+            model=loading.with_adapter(model, peft_config),
             args=self._options,
             train_dataset=self._fitted("train", train_dataset),
             eval_dataset=self._fitted("eval", eval_dataset),
             processing_class=self._tokenizer,
-            data_collator=list,
+            data_collator=list,  # pyright: ignore[reportArgumentType]
             compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
@@ -170,7 +165,7 @@ class SelfDistillTrainer(Trainer):
         self._completions = CompletionLog(self._options, Path(str(self.args.output_dir)))
         self.teacher.start(self._student)
         check_layers(self._student, self.plan.layers)
-        processes = Processes(self.accelerator)
+        processes = self._processes = Processes(self.accelerator)
         self.step = Step(
             plan=self.plan,
             teacher=self.teacher,
@@ -179,6 +174,7 @@ class SelfDistillTrainer(Trainer):
             whole_logits=needs_whole_logits(self._student, self.objective.impl),
             gates=self.gates,
             gather=processes.join if processes.num > 1 else None,
+            is_loss_known=not overrides(type(self), SelfDistillTrainer, "compute_token_losses", "reduce"),
         )
         self._write_rollouts = RolloutWriter(
             options=self._options,
@@ -199,8 +195,12 @@ class SelfDistillTrainer(Trainer):
     def _plan(self, num_auxiliary: int = 0) -> Plan:
         own = [vars(cls).get("needs", Need()) for cls in type(self).__mro__]
         # The entropy costs no pass, and its fall is the first sign of a collapse.
-        own.append(Need.STUDENT_ENTROPY)
-        needs = [self.objective.needs, *own, *(component.needs for component in self.components.values())]
+        needs = [
+            self.objective.needs,
+            Need.STUDENT_ENTROPY,
+            *own,
+            *(component.needs for component in self.components.values()),
+        ]
         plan = plan_passes(needs, num_auxiliary=num_auxiliary, gates=self.gates)
         has_loss = self.objective.needs or any(isinstance(one, Loss) for one in self.components.values())
         if not has_loss and type(self).compute_token_losses is SelfDistillTrainer.compute_token_losses:
@@ -328,13 +328,12 @@ class SelfDistillTrainer(Trainer):
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         finally:
             self._mode = "train"
-        collected = self._metrics["eval"].flush(self.accelerator.gather)
+        collected = self._metrics["eval"].flush(self._processes.gather, gather_object)
         size = collected.pop("size", 0.0)
         collected["loss"] = collected.pop("loss", 0.0) / size if size else 0.0
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in collected.items()})
-        # Here, and not after the loop, so that callbacks such as early stopping see them.
-        output.metrics.update(self._accuracies)
-        return output
+        named = {f"{metric_key_prefix}_{name}": value for name, value in collected.items()}
+        # The accuracies here, and not after the loop, so that callbacks such as early stopping see them.
+        return output._replace(metrics={**(output.metrics or {}), **named, **self._accuracies})
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """`eval_loss`, the rollout's statistics, and the greedy accuracy of every task; before training too."""
@@ -356,16 +355,16 @@ class SelfDistillTrainer(Trainer):
         mine = examples[self.accelerator.process_index :: self.accelerator.num_processes]
         prompts = [self._render(example)["prompt"] for example in mine]
         written = self.generate(prompts, seed=self._options.seed, greedy=True) if prompts else []
-        texts = [self._tokenizer.decode(completion.ids, skip_special_tokens=True) for completion in written]
+        texts = [str(self._tokenizer.decode(one.ids, skip_special_tokens=True)) for one in written]
         grades = grade_all(task, mine, texts)
         local = torch.tensor([[sum(grade.correct for grade in grades), len(grades)]], device=self.args.device)
-        num_correct, num = self.accelerator.gather(local).sum(0).tolist()
+        num_correct, num = self._processes.gather(local).sum(0).tolist()
         return num_correct / max(num, 1)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what was collected since the last training log."""
         if "loss" in logs:
-            logs.update(self._metrics["train"].flush(self.accelerator.gather))
+            logs.update(self._metrics["train"].flush(self._processes.gather, gather_object))
             logs.update(self.teacher.metrics(self._student))
             if self.is_world_process_zero():
                 self._completions.show(self._tokenizer, self.state.global_step)
@@ -379,7 +378,7 @@ class SelfDistillTrainer(Trainer):
     ) -> TrainOutput:
         """Train; resuming takes up the teacher as well, and is refused where the checkpoint holds none."""
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(str(self.args.output_dir))
+            resume_from_checkpoint = loading.last_checkpoint(str(self.args.output_dir))
         if resume_from_checkpoint:
             self.teacher.load(Path(str(resume_from_checkpoint)))
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
@@ -387,8 +386,8 @@ class SelfDistillTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The model; and the teacher, where it is a checkpoint to resume from."""
         super().save_model(output_dir, _internal_call)
-        is_checkpoint = output_dir is not None and Path(output_dir).name.startswith(PREFIX_CHECKPOINT_DIR)
-        if is_checkpoint and self.args.should_save:
+        is_checkpoint = Path(output_dir or "").name.startswith(PREFIX_CHECKPOINT_DIR)
+        if output_dir and is_checkpoint and self.args.should_save:
             self.teacher.save(Path(output_dir))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

@@ -191,7 +191,8 @@ class UndeclaredNeed(ValueError):
 class TokenScores:
     """What the passes of one micro-batch say about each completion token; all (B, T), nats, unless said.
 
-    Outside the mask the passes leave zeros. Reading a signal outside `needs` raises `UndeclaredNeed`, so that a plan never computes what nobody declared.
+    Outside the mask the passes leave zeros. Reading a signal outside `needs` raises `UndeclaredNeed`, so that a plan
+    never computes what nobody declared.
     """
 
     def __init__(
@@ -365,6 +366,8 @@ class Transform:
     """Changes the main term, `(TokenLoss, TokenScores) -> TokenLoss`, in list order. Subclass as a frozen dataclass."""
 
     needs: ClassVar[Need]
+    is_token_local: ClassVar[bool] = False
+    """Whether a token's result is made of its own scores alone; saying so saves time and changes nothing."""
 
     def __call__(self, loss: TokenLoss, scores: TokenScores) -> TokenLoss:
         raise NotImplementedError
@@ -379,6 +382,8 @@ class Loss:
     """Adds a term: `TokenScores -> values (B, T)`. Subclass it as a frozen dataclass."""
 
     needs: ClassVar[Need]
+    is_token_local: ClassVar[bool] = False
+    """Whether a token's value is made of its own scores alone; saying so saves time and changes nothing."""
 
     coefficient: float = field(default=1.0, kw_only=True)
     """What the term is multiplied by."""

@@ -37,12 +37,13 @@ def plan(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_the_plan_names_passes_memory_prompt_lengths_and_warnings(plan):
-    passes, memory, lengths, warnings = plan()
+    passes, loss, memory, lengths, warnings = plan()
     assert [line.split()[:4] for line in passes.splitlines()] == [
         ["pass", "weights", "context", "grad"],
         ["1", "student", "prompt", "yes"],
         ["2", "teacher", "privileged", "no"],
     ]
+    assert loss.splitlines() == ["loss", "  forward_kl", "  divergence_clip {ceiling: 10.0, quantile: null}"]
     assert memory.startswith("memory per process")
     assert "sum" in memory.splitlines()[-1]
     assert "prompt: 5 rows, tokens min 10, median 30, 95 % 1000, max 1000; budget 35, 2 over" in lengths
@@ -56,7 +57,7 @@ def test_the_plan_names_passes_memory_prompt_lengths_and_warnings(plan):
 def test_the_memory_is_that_of_the_model_in_its_dtype_and_of_what_is_trained(plan):
     def mebibytes(name: str, *overrides: str) -> float:
         # A vocabulary of 259 and width 32 round to nothing, so the model is read as a larger one.
-        (line,) = [line for line in plan(*overrides)[1].splitlines() if line.strip().startswith(name)]
+        (line,) = [line for line in plan(*overrides)[2].splitlines() if line.strip().startswith(name)]
         return float(line.split()[-2].replace(",", ""))
 
     config = json.loads(Path("model/config.json").read_text())
@@ -78,8 +79,9 @@ def test_the_memory_is_that_of_the_model_in_its_dtype_and_of_what_is_trained(pla
 
 
 def test_a_run_that_only_imitates_needs_no_teacher_and_may_be_biased(plan):
-    passes, _, _, warnings = plan("objective.divergence=none", "components=[{type: cross_entropy}]")
+    passes, loss, _, _, warnings = plan("objective.divergence=none", "components=[{type: cross_entropy}]")
     assert "teacher" not in passes
+    assert loss.splitlines() == ["loss", "  cross_entropy {coefficient: 1.0, weighted: false}"]
     assert "sampled is unbiased" not in warnings
     sampled = ["objective.divergence=reverse_kl", "objective.support=sampled"]
     assert "support: sampled is unbiased only where" in plan(*sampled)[-1]

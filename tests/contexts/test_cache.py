@@ -50,7 +50,7 @@ def truncated(content: bytes) -> bytes:
 
 
 def edited(content: bytes) -> bytes:
-    return content.replace("größer".encode(), "kleiner".encode())
+    return content.replace("größer".encode(), b"kleiner")
 
 
 def foreign(content: bytes) -> bytes:

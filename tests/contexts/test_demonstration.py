@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unisd.contexts.demonstration import Demonstration, build_views
+from unisd.contexts.demonstration import Demonstration, build_views, in_front
 from unisd.types import Example
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -46,6 +46,31 @@ def test_the_teacher_is_asked_its_own_prompt_where_the_row_has_one():
     example = Example([SYSTEM, REQUEST], privileged_context="4", teacher_prompt=[own])
     views = build_views(example, Demonstration(repeats=1))
     assert views == {"prompt": [SYSTEM, REQUEST], "privileged": [own, ANSWER, own]}
+
+
+def test_auxiliary_messages_stand_before_the_request_whatever_the_style():
+    shot = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
+    example = Example([SYSTEM, REQUEST], privileged_context="4", auxiliary_contexts=(shot, "5"), negative_context="3")
+    views = build_views(example, Demonstration("message", template="{question} {demonstration}"))
+    assert views["auxiliary_0"] == [SYSTEM, *shot, REQUEST]
+    assert views["auxiliary_1"] == [SYSTEM, {"role": "user", "content": "2 + 2? 5"}]
+    assert list(views) == ["prompt", "privileged", "auxiliary_0", "auxiliary_1", "negative"]
+    assert views["negative"][-1]["content"] == "2 + 2? 3"
+
+
+def test_turns_in_front_of_plain_text_are_text_with_an_empty_line_after_every_answer():
+    shot = [{"role": "user", "content": "Q: 1+1\nA:"}, {"role": "assistant", "content": "2"}]
+    assert in_front("Q: 2+2\nA:", shot * 2) == "Q: 1+1\nA: 2\n\nQ: 1+1\nA: 2\n\nQ: 2+2\nA:"
+    rule = {"role": "system", "content": "Add."}
+    assert in_front("2+2=", [rule, *shot]) == "Add.\n\nQ: 1+1\nA: 2\n\n2+2="
+
+
+def test_a_user_turn_in_front_joins_the_request_so_that_roles_alternate():
+    assert in_front([SYSTEM, REQUEST], [{"role": "user", "content": "Add."}]) == [
+        SYSTEM,
+        {"role": "user", "content": "Add.\n\n2 + 2?"},
+    ]
+    assert in_front([SYSTEM, REQUEST], []) == [SYSTEM, REQUEST]
 
 
 def test_without_a_privileged_context_there_is_no_teacher_view():

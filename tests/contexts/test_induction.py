@@ -1,4 +1,4 @@
-"""Instructions inferred from demonstrations: what counts as one, which one an example gets, and how often it is tried."""
+"""Instructions inferred from demonstrations: what counts as one, who gets which, and how often it is tried."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ GOOD = "Reply with one hyphenated label and its number {}."
         ("Name the hue. " * 50, "too long"),
         ("I'm sorry, that is more than a model should say.", "refusal"),
         ("As an AI model one should name the hue.", "refusal"),
+        ("I name the hue as one lower-case word.", "refusal"),
         ("Which hue does the object have, please?", "no instruction"),
         ("Here is how to name the hue:", "no instruction"),
         ("Colour of thing 1? The colour-1.", "echo"),
@@ -54,7 +55,7 @@ def test_only_the_instruction_itself_is_kept():
 
 
 def test_a_group_is_tried_again_until_its_instruction_is_sound_and_failures_are_counted():
-    write = ScriptedWriter("no", "I cannot do that, sorry.", "Use a label, number {}, in the wo...", GOOD)
+    write = ScriptedWriter("no", "Sorry, that cannot be done.", "Use a label, number {}, in the wo...", GOOD)
     induced = induce(COLOURS, POOL, SECTION, write)
     assert [len(prompts) for prompts in write.asked] == [8, 8, 8, 8]
     assert (induced.num_groups, induced.failures) == (8, {})

@@ -1,4 +1,4 @@
-"""Which training examples may be shown to an example: never itself, never its answer, whatever the order of the data."""
+"""Which training examples may be shown to an example: never itself, in any order of the data."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 
 from tests.contexts.scripted import chat_example
 from unisd.contexts.auxiliary import AuxiliaryContexts
-from unisd.contexts.few_shot import few_shot_context, own_turns, random_shots, views_of
 from unisd.contexts.demonstration import Demonstration
+from unisd.contexts.few_shot import few_shot_context, own_turns, random_shots, views_of
 from unisd.contexts.pool import ShotPool
 from unisd.tasks.cmd import CmdTask
 from unisd.types import Example
@@ -18,7 +18,9 @@ EXAMPLES = CmdTask().train_examples(30)
 THREE_VIEWS = AuxiliaryContexts(count=3, num_shots=2)
 
 
-def shown(examples: list[Example], pool: list[Example], section: AuxiliaryContexts = THREE_VIEWS) -> list[list[Example]]:
+def shown(
+    examples: list[Example], pool: list[Example], section: AuxiliaryContexts = THREE_VIEWS
+) -> list[list[Example]]:
     shots = random_shots(examples, ShotPool(pool), section)
     entries = ShotPool(pool).examples
     return [[entries[index] for index in one] for one in shots]

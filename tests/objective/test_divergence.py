@@ -232,7 +232,7 @@ def test_no_main_term_needs_no_pass() -> None:
         ({"support": "topk", "k": 0}, "got 0"),
         ({"support": "sampled"}, "sampled estimates the reverse KL only, but divergence is forward_kl"),
         ({"divergence": "none", "support": "topk", "k": 3}, "objective.support has no meaning with divergence: none"),
-        ({"reference": True, "normalize_weights": True}, "so normalize_weights would divide twice"),
+        ({"reference": True, "normalize_weights": True}, "normalize_weights would divide twice"),
         ({"temperature": 0.0}, "objective.temperature must be positive, got 0.0"),
         ({"temperature": float("inf")}, "got inf"),
     ],

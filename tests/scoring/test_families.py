@@ -82,7 +82,7 @@ def test_an_unknown_family_and_a_rewritten_head_have_no_known_head() -> None:
 
 def test_a_trained_copy_of_the_head_is_used_and_the_original_one_with_the_adapter_off() -> None:
     model = get_peft_model(tiny("llama"), LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"]))
-    trained = model.get_base_model().lm_head.modules_to_save["default"].weight  # pyright: ignore
+    trained = model.get_base_model().lm_head.modules_to_save["default"].weight  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
     trained.data.add_(1.0)
     view, batch = batch_of()
     output = run_pass(model, view, batch, whole_logits=False)

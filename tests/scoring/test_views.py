@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.scoring.held import peak_bytes_of
 from tests.scoring.test_families import tiny
-from unisd.scoring import fused, views
+from unisd.kernels import chunk
+from unisd.scoring import views
 from unisd.scoring.views import realised_logp
 from unisd.types import RolloutBatch, StepCounts, View
 
@@ -141,9 +142,9 @@ def test_the_vocabulary_of_all_views_and_tokens_is_never_in_memory_at_once(tmp_p
             realised_logp(model, some, batch, whole_logits=False)
         sizes.extend(counted)
 
-    monkeypatch.setattr(fused, "chunk_rows", lambda vocabulary: 128)
+    monkeypatch.setattr(chunk, "chunk_rows", lambda *_, **__: 128)
     assert peak_bytes_of(score, tmp_path) < whole / 3
     # All of it is one pass: it is the chunks of the head that bound the memory, and the bound sees it without them.
     assert sizes == [num_views * num_rows]
-    monkeypatch.setattr(fused, "chunk_rows", lambda vocabulary: num_views * num_rows * num_tokens)
+    monkeypatch.setattr(chunk, "chunk_rows", lambda *_, **__: num_views * num_rows * num_tokens)
     assert peak_bytes_of(score, tmp_path) > whole

@@ -83,7 +83,7 @@ class Demonstration:
     def _in_text(self, prompt: str, context: str) -> str:
         if self.style == "message":
             return self._in_message(prompt, context)
-        return in_front(prompt, self.turns(prompt, context))
+        return str(in_front(prompt, self.turns(prompt, context)))
 
     def _in_message(self, question: str, context: Prompt) -> str:
         if not isinstance(context, str):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unisd.contexts.cache import Built, cached, content_hash
-from unisd.contexts.generation import Writer, Written
+from unisd.contexts.generation import Writer
 from unisd.options import Gate
 from unisd.tasks.task import Task
 from unisd.types import Example, Prompt
@@ -93,8 +93,10 @@ def _tried(
             break
         prompts = [requests[index][attempt % 2] for index in pending]
         for index, written in zip(pending, write(prompts, f"negatives, attempt {attempt + 1}"), strict=True):
-            fault = _fault(task, examples[index], written)
-            entries[index] = {"text": written.text.strip()} if fault is None else {"failure": fault}
+            # Stripped before it is graded: what is shown is what was verified.
+            text = written.text.strip()
+            fault = _fault(task, examples[index], text, is_finished=written.is_finished)
+            entries[index] = {"text": text} if fault is None else {"failure": fault}
     return entries
 
 
@@ -103,12 +105,12 @@ def _content(example: Example) -> str:
     return content_hash(repr(example))
 
 
-def _fault(task: Task, example: Example, written: Written) -> str | None:
-    if not written.text.strip():
+def _fault(task: Task, example: Example, text: str, *, is_finished: bool) -> str | None:
+    if not text:
         return "empty"
-    if not written.is_finished:
+    if not is_finished:
         return "cut off"
-    grade = task.grade(example, written.text)
+    grade = task.grade(example, text)
     if grade.correct:
         return "right"
     # A wrong answer that is no answer argues for nothing.

@@ -45,7 +45,7 @@ def rankings(queries: Sequence[str], texts: Sequence[str], *, retriever: str) ->
 
 
 def _similarity(queries: Sequence[str], texts: Sequence[str], encoder: str) -> Iterator[torch.Tensor]:
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
 
     model = SentenceTransformer(_encoder_path(encoder))
     # Each text once and in one order, so that neither duplicates nor the order of the rows change a batch.
@@ -62,7 +62,7 @@ def _shared_words(queries: Sequence[str], texts: Sequence[str], retriever: str) 
 
     # All words in every script, numbers and single letters too; how rare a word is weighs it.
     query_words, text_words = (
-        bm25s.tokenize(list(some), token_pattern=r"(?u)\w+", stopwords=None, return_ids=False, show_progress=False)
+        bm25s.tokenize(list(some), token_pattern=r"(?u)\w+", stopwords=[], return_ids=False, show_progress=False)
         for some in (queries, texts)
     )
     index = bm25s.BM25()
@@ -70,7 +70,7 @@ def _shared_words(queries: Sequence[str], texts: Sequence[str], retriever: str) 
     if has_words:
         index.index(text_words, show_progress=False)
     for words in query_words:
-        scores = index.get_scores(list(words)) if has_words and len(words) else [0.0] * len(texts)
+        scores = index.get_scores(list(map(str, words))) if has_words and len(words) else [0.0] * len(texts)
         yield torch.as_tensor(scores)
 
 

@@ -51,6 +51,11 @@ class Agreement(Transform):
         """The auxiliary views, and the privileged one where it counts."""
         return Need.AUXILIARY_LOGP | Need.TEACHER_LOGP if self.include_primary else Need.AUXILIARY_LOGP
 
+    @property
+    def is_token_local(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """A sequence's mean and a quantile are taken over many tokens."""
+        return self.granularity == "token" and self.scale == "absolute"
+
     def __call__(self, loss: TokenLoss, scores: TokenScores) -> TokenLoss:
         return loss.reweighted(self.weights(scores).to(loss.weights.dtype))
 

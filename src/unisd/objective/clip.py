@@ -24,6 +24,11 @@ class DivergenceClip(Transform):
     """Instead of `ceiling`: this quantile of the micro-batch's valid tokens over all processes, at least 1e-6 nats."""
     needs: ClassVar[Need] = Need()
 
+    @property
+    def is_token_local(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """A quantile is taken over all tokens."""
+        return self.quantile is None
+
     def __post_init__(self) -> None:
         if (self.ceiling is None) == (self.quantile is None):
             given = "neither" if self.ceiling is None else "both"

@@ -30,6 +30,7 @@ class Contrastive(Loss):
     form: Literal["paper", "directional"] = "paper"
     """Which hinge."""
     needs: ClassVar[Need] = Need.STUDENT_LOGP | Need.TEACHER_LOGP | Need.NEGATIVE_LOGP
+    is_token_local: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.margin >= 0:

@@ -19,6 +19,7 @@ class CrossEntropy(Loss):
     """
 
     needs: ClassVar[Need] = Need.STUDENT_LOGP
+    is_token_local: ClassVar[bool] = True
 
     def __call__(self, scores: TokenScores) -> Float[Tensor, "B T"]:
         return -scores.student_logp

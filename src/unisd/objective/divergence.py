@@ -59,7 +59,7 @@ class Divergence:
             )
         if self.reference and self.normalize_weights:
             raise ValueError(
-                "objective.reference divides every sequence by its own weights, so normalize_weights would divide twice. "
+                "objective.reference divides every sequence by its own weights: normalize_weights would divide twice. "
                 "Remove one of the two."
             )
         if self.support != "topk" and (self.k is not None or self.tail is not None):
@@ -87,6 +87,12 @@ class Divergence:
         """`DIVERGENCE`, or nothing when there is no main term."""
         return Need() if self.divergence == "none" else Need.DIVERGENCE
 
+    @property
+    def factor(self) -> float:
+        """What the divergence is multiplied by: 1 / (beta (1 - beta)) for a scaled `jsd`, else 1."""
+        beta = 0.5 if self.beta is None else self.beta
+        return 1 / (beta * (1 - beta)) if self.scaled else 1.0
+
     def per_token(
         self, student_log_probs: Float[Tensor, "*rows V"], teacher_log_probs: Float[Tensor, "*rows V"]
     ) -> Float[Tensor, "*rows"]:
@@ -101,8 +107,7 @@ class Divergence:
         if self.divergence == "reverse_kl":
             return reverse_kl(student_log_probs, teacher_log_probs)
         beta = 0.5 if self.beta is None else self.beta
-        value = jsd(student_log_probs, teacher_log_probs, beta=beta)
-        return value / (beta * (1 - beta)) if self.scaled else value
+        return jsd(student_log_probs, teacher_log_probs, beta=beta) * self.factor
 
 
 def _check_literal(name: str, given: str, allowed: tuple[str, ...]) -> None:

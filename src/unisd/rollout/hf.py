@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -30,7 +31,7 @@ from unisd.types import Completion
 
 def end_of_sequence_ids(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Every id that ends a completion: the generation config's (Gemma, Phi have several) and the tokenizer's."""
-    configured = model.generation_config.eos_token_id
+    configured: Any = model.generation_config.eos_token_id  # pyright: ignore[reportAttributeAccessIssue]
     ids = configured if isinstance(configured, list) else [configured]
     return {token for token in [*ids, tokenizer.eos_token_id] if token is not None}
 
@@ -99,7 +100,8 @@ class HFRollout:
         device: torch.device,
         greedy: bool,
     ) -> list[Completion]:
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos, default=0)
+        padding: Any = tokenizer.pad_token_id
+        pad: int = min(eos, default=0) if padding is None else padding
         view = left_pad(prompts, pad)
         sampler = _SamplerLogp()
         is_greedy = greedy or self.options.temperature == 0

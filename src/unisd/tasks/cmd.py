@@ -183,7 +183,7 @@ class CmdTask:
         """The right command, to be changed in one detail, after two commands where that was done.
 
         Asked for a wrong command in words, SmolLM2-135M leaves the format (22 % usable); shown how, it keeps the
-        command and changes an argument (47 %, measured on 32 prompts at temperature 1).
+        command and changes an argument (47 %), on 32 prompts at temperature 1; at 0.7 they are alike (44 and 41 %).
         """
         return [*ALTERED_TURNS, {"role": "user", "content": example.answer}]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from unisd.types import Example, Prompt
 
@@ -23,10 +23,8 @@ class Grade:
 class Task(Protocol):
     """Prompts with their demonstrations, and a grader. The two splits share nothing that could be memorised."""
 
-    @property
-    def name(self) -> str:
-        """The key in `TASKS`, or `local`."""
-        ...
+    name: ClassVar[str]
+    """The key in `TASKS`, or `local`."""
 
     def train_examples(self, limit: int | None = None) -> list[Example]:
         """The training split, or its first `limit` examples."""

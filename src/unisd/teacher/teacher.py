@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from peft import PeftModel
@@ -226,7 +226,8 @@ def _is_initial_without_adapter(model: PeftModel) -> bool:
     # Compared with every trainable parameter moved: a bias of the base may be trained with the adapter.
     moved = Shadow({name: parameter.detach() + 1 for name, parameter in trainable_parameters(model).items()})
     device = next(model.parameters()).device
-    ids = torch.arange(min(16, model.get_base_model().config.vocab_size), device=device)[None]
+    config: Any = model.get_base_model().config
+    ids = torch.arange(min(16, config.vocab_size), device=device)[None]
     with evaluation_mode(model):
         initial = model(input_ids=ids).logits
         with moved.swapped_into(model), _without_adapter(model):

@@ -193,14 +193,9 @@ class SelfDistillTrainer(Trainer):
         return self.model
 
     def _plan(self, num_auxiliary: int = 0) -> Plan:
-        own = [vars(cls).get("needs", Need()) for cls in type(self).__mro__]
         # The entropy costs no pass, and its fall is the first sign of a collapse.
-        needs = [
-            self.objective.needs,
-            Need.STUDENT_ENTROPY,
-            *own,
-            *(component.needs for component in self.components.values()),
-        ]
+        own = [Need.STUDENT_ENTROPY, *(vars(cls).get("needs", Need()) for cls in type(self).__mro__)]
+        needs = [self.objective.needs, *own, *(component.needs for component in self.components.values())]
         plan = plan_passes(needs, num_auxiliary=num_auxiliary, gates=self.gates)
         has_loss = self.objective.needs or any(isinstance(one, Loss) for one in self.components.values())
         if not has_loss and type(self).compute_token_losses is SelfDistillTrainer.compute_token_losses:

@@ -141,7 +141,7 @@ def test_gated_sequences_count_with_weight_one_and_sampled_weights_may_be_used(t
         train=rows_in_contexts(8),
         keywords={
             "objective": Divergence(normalize_weights=True),
-            "components": [Agreement(strength=5.0), Surprising()],
+            "components": [Agreement(strength=5.0, include_primary=True), Surprising()],
             "gates": {"auxiliary": Gate("sampler_nll", 0.25)},
         },
         per_device_train_batch_size=2,

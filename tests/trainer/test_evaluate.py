@@ -79,7 +79,8 @@ def test_evaluating_before_training_leaves_no_trace_and_after_it_shows_what_was_
     looked, before = trained(is_evaluated=True)
     plain, _ = trained(is_evaluated=False)
     assert before[0] == before[1] > 0
-    assert logged(looked, "loss") == logged(plain, "loss")
+    for name in ("loss", "divergence", "num_tokens"):
+        assert logged(looked, name) == logged(plain, name)
     assert all(torch.equal(mine, parameters(plain)[name]) for name, mine in parameters(looked).items())
     assert plain.evaluate()["eval_loss"] != before[0]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from tests.trainer.build import build, gradients, logged, lora, parameters, rows
-from unisd.teacher import LiveTeacher
+from unisd.teacher import EMATeacher, LiveTeacher
 from unisd.trainer import SelfDistillTrainer
 from unisd.types import Example, Prompt
 
@@ -188,7 +188,8 @@ class StopAfter(TrainerCallback):
 def test_resuming_with_true_takes_up_the_last_checkpoint(tmp_path):
     def trainer(folder: Path, callbacks: list[TrainerCallback]) -> SelfDistillTrainer:
         options = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1}
-        return build(folder, keywords={"callbacks": callbacks}, optim="adamw_torch", **options)
+        keywords = {"callbacks": callbacks, "teacher": EMATeacher(decay=0.5, every=1)}
+        return build(folder, keywords=keywords, optim="adamw_torch", **options)
 
     whole = trainer(tmp_path / "whole", [])
     whole.train()

@@ -16,12 +16,11 @@ from unisd.kernels.triton_math import (
     difference,
     excess,
     exponential,
-    load_logits,
+    load_block,
     load_one,
     memory_end,
     mixture,
     polynomial,
-    squash,
 )
 from unisd.kernels.triton_scores import CENTRE, MAXIMUM, SHIFT, TOTAL
 
@@ -94,10 +93,10 @@ def _gradient_block(
     KIND: tl.constexpr, S_CAPPED: tl.constexpr, T_CAPPED: tl.constexpr, SHARED: tl.constexpr, SERIES: tl.constexpr,
     ACCURATE: tl.constexpr, NARROW: tl.constexpr, MASKED: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    s = squash(load_logits(s_logits, offsets, V, end, MASKED), s_inner, S_CAPPED, PTX)
+    s = load_block(s_logits, offsets, V, end, s_inner, S_CAPPED, MASKED, PTX)
     t = s
     if KIND != "none":
-        t = squash(load_logits(t_logits, offsets, V, end, MASKED), t_inner, T_CAPPED, PTX)
+        t = load_block(t_logits, offsets, V, end, t_inner, T_CAPPED, MASKED, PTX)
     gradient = _score_gradient(
         s, t, s_outer, t_outer, s_max, t_max, shift, beta, rest, balance, slope, level, t_scale,
         KIND, SHARED, SERIES, ACCURATE, PTX,

@@ -17,6 +17,8 @@ import triton.language as tl
 
 FLOOR = tl.constexpr(-1.0e30)
 """Stands for -inf, so that 0 times it is 0. NaN and +inf stay what they are."""
+LOWEST = tl.constexpr(-1.0e20)
+"""Maximum, in bits, of no logits at all: far above the floor, so that a lane of nothing else has no weight."""
 INFINITE = tl.constexpr(1.0e12)
 """What is beyond this, in bits or nats, comes from the floor."""
 LN2 = tl.constexpr(0.6931471805599453)
@@ -132,22 +134,15 @@ def memory_end(V, PADDED: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def load_logits(row, offsets, V, end, MASKED: tl.constexpr):
-    """Head outputs of one row; past V, as where they are -inf, the floor."""
-    if MASKED:
-        logits = tl.load(row + offsets, mask=offsets < end, other=FLOOR)
-        logits = tl.where(offsets < V, logits, FLOOR)
+def _squash(logits, inner, CAPPED: tl.constexpr, PTX: tl.constexpr):
+    # Neither bound hides a NaN. NVIDIA has a maximum that keeps it; elsewhere a comparison is the cheaper way.
+    if PTX:
+        logits = tl.maximum(logits, FLOOR, propagate_nan=tl.PropagateNan.ALL)
     else:
-        logits = tl.load(row + offsets)
-    return tl.maximum(logits, FLOOR, propagate_nan=tl.PropagateNan.ALL)
-
-
-@triton.jit
-@no_type_check
-def squash(logits, inner, CAPPED: tl.constexpr, PTX: tl.constexpr):
-    """What `outer` multiplies: the logits themselves, or tanh(inner * logits)."""
+        logits = tl.where(logits < FLOOR, FLOOR, logits)
     if CAPPED:
-        bits = tl.minimum(logits * (inner * (2.0 * LOG2_E)), GAP_LIMIT, propagate_nan=tl.PropagateNan.ALL)
+        bits = logits * (inner * (2.0 * LOG2_E))
+        bits = tl.where(bits > GAP_LIMIT, GAP_LIMIT, bits)
         growth = tl.where(tl.abs(bits) < NEAR, tl.fma(bits, LN2, excess(bits)), exponential(bits, PTX) - 1.0)
         return growth * reciprocal(2.0 + growth, PTX)
     else:
@@ -157,8 +152,19 @@ def squash(logits, inner, CAPPED: tl.constexpr, PTX: tl.constexpr):
 @triton.jit
 @no_type_check
 def load_one(row, token, inner, CAPPED: tl.constexpr, PTX: tl.constexpr):
-    """The squashed output of one token."""
-    return squash(tl.maximum(tl.load(row + token), FLOOR, propagate_nan=tl.PropagateNan.ALL), inner, CAPPED, PTX)
+    """u of one token."""
+    return _squash(tl.load(row + token), inner, CAPPED, PTX)
+
+
+@triton.jit
+@no_type_check
+def load_block(row, offsets, V, end, inner, CAPPED: tl.constexpr, MASKED: tl.constexpr, PTX: tl.constexpr):
+    """u of a block of one row, and the floor where that is past V."""
+    if MASKED:
+        squashed = _squash(tl.load(row + offsets, mask=offsets < end, other=FLOOR), inner, CAPPED, PTX)
+        return tl.where(offsets < V, squashed, FLOOR)
+    else:
+        return _squash(tl.load(row + offsets), inner, CAPPED, PTX)
 
 
 @triton.jit

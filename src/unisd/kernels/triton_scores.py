@@ -8,10 +8,10 @@ import triton
 import triton.language as tl
 
 from unisd.kernels.triton_math import (
-    FLOOR,
     GAP_LIMIT,
     INFINITE,
     LN2,
+    LOWEST,
     NEAR,
     WIDELY_NEAR,
     absorb,
@@ -20,7 +20,7 @@ from unisd.kernels.triton_math import (
     difference,
     excess,
     exponential,
-    load_logits,
+    load_block,
     load_one,
     log2_of_one_plus,
     memory_end,
@@ -28,7 +28,6 @@ from unisd.kernels.triton_math import (
     mixture,
     polynomial,
     precise_log2,
-    squash,
 )
 
 # Rows of the output, (NUM_OUTPUTS, n); the last six are what the gradient needs of each row.
@@ -49,13 +48,13 @@ def _softmax_sweep(
 ):
     offsets, end = block_offsets(LANES), memory_end(V, PADDED)
     total = tl.zeros((LANES,), tl.float32)
-    maximum, moment = total + FLOOR, total
+    maximum, moment = total + LOWEST, total
     num_full = V // (4 * LANES) * (4 * LANES)
     for start in range(0, num_full, 4 * LANES):
-        u = squash(load_logits(logits + start, offsets, V, end, False), inner, CAPPED, PTX)
+        u = load_block(logits + start, offsets, V, end, inner, CAPPED, False, PTX)
         maximum, total, moment, _, _ = absorb(u, outer, maximum, total, moment, PTX)
     if num_full < V:
-        u = squash(load_logits(logits, offsets + num_full, V, end, True), inner, CAPPED, PTX)
+        u = load_block(logits, offsets + num_full, V, end, inner, CAPPED, True, PTX)
         maximum, total, moment, _, _ = absorb(u, outer, maximum, total, moment, PTX)
     return merge(maximum, total, moment, PTX)
 
@@ -101,8 +100,8 @@ def _kl_block(
     p_max, p_total, p_moment, value, near_gain, p_far, q_max, q_total, q_moment, q_far,
     P_CAPPED: tl.constexpr, Q_CAPPED: tl.constexpr, SHARED: tl.constexpr, MASKED: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    p = squash(load_logits(p_logits, offsets, V, end, MASKED), p_inner, P_CAPPED, PTX)
-    q = squash(load_logits(q_logits, offsets, V, end, MASKED), q_inner, Q_CAPPED, PTX)
+    p = load_block(p_logits, offsets, V, end, p_inner, P_CAPPED, MASKED, PTX)
+    q = load_block(q_logits, offsets, V, end, q_inner, Q_CAPPED, MASKED, PTX)
     p_max, p_total, p_moment, p_factor, p_weight = absorb(p, p_outer, p_max, p_total, p_moment, PTX)
     q_max, q_total, q_moment, q_factor, q_weight = absorb(q, q_outer, q_max, q_total, q_moment, PTX)
     gap = difference(p, q, p_outer, q_outer, shift, SHARED)
@@ -125,8 +124,8 @@ def _kl_sweep(
 ):  # fmt: skip
     offsets, end = block_offsets(LANES), memory_end(V, PADDED)
     zeros = tl.zeros((LANES,), tl.float32)
-    p_max, p_total, p_moment, value, near_gain, p_far = zeros + FLOOR, zeros, zeros, zeros, zeros, zeros
-    q_max, q_total, q_moment, q_far = zeros + FLOOR, zeros, zeros, zeros
+    p_max, p_total, p_moment, value, near_gain, p_far = zeros + LOWEST, zeros, zeros, zeros, zeros, zeros
+    q_max, q_total, q_moment, q_far = zeros + LOWEST, zeros, zeros, zeros
     num_full = V // (4 * LANES) * (4 * LANES)
     for start in range(0, num_full, 4 * LANES):
         p_max, p_total, p_moment, value, near_gain, p_far, q_max, q_total, q_moment, q_far = _kl_block(
@@ -212,8 +211,8 @@ def _jsd_block(
     S_CAPPED: tl.constexpr, T_CAPPED: tl.constexpr, SHARED: tl.constexpr, MASKED: tl.constexpr,
     SERIES: tl.constexpr, ACCURATE: tl.constexpr, PTX: tl.constexpr,
 ):  # fmt: skip
-    s = squash(load_logits(s_logits, offsets, V, end, MASKED), s_inner, S_CAPPED, PTX)
-    t = squash(load_logits(t_logits, offsets, V, end, MASKED), t_inner, T_CAPPED, PTX)
+    s = load_block(s_logits, offsets, V, end, s_inner, S_CAPPED, MASKED, PTX)
+    t = load_block(t_logits, offsets, V, end, t_inner, T_CAPPED, MASKED, PTX)
     gap = difference(s, t, s_outer, t_outer, shift, SHARED)
     s = exponential(tl.fma(s, s_outer, -s_max), PTX) * s_scale
     t = exponential(tl.fma(t, t_outer, -t_max), PTX) * t_scale
@@ -296,18 +295,19 @@ def jsd_kernel(
     t_logits += row * t_stride
     s_max, s_total, s_entropy, _ = _softmax_sweep(s_logits, V, s_inner, s_outer, S_CAPPED, PADDED, LANES, PTX)
     t_max, t_total, t_entropy, _ = _softmax_sweep(t_logits, V, t_inner, t_outer, T_CAPPED, PADDED, LANES, PTX)
+    token = tl.load(ids + row)
+    s = load_one(s_logits, token, s_inner, S_CAPPED, PTX)
+    t = load_one(t_logits, token, t_inner, T_CAPPED, PTX)
+    out += row
+    # Before the second sweep, so that it does not have to keep them.
+    _store_statistics(out, num_rows, s, s_outer, s_max, s_total, s_entropy, 0)
+    _store_statistics(out, num_rows, t, t_outer, t_max, t_total, t_entropy, 1)
     shift = (s_max - t_max) + precise_log2(s_total / t_total)
+    tl.store(out + SHIFT * num_rows, shift)
     divergence, centre = _jsd_sweep(
         s_logits, t_logits, V, s_inner, s_outer, t_inner, t_outer,
         s_max, 1.0 / s_total, t_max, 1.0 / t_total, shift, beta, rest, balance,
         S_CAPPED, T_CAPPED, SHARED, SERIES, ACCURATE, PADDED, LANES, PTX,
     )  # fmt: skip
-    token = tl.load(ids + row)
-    s = load_one(s_logits, token, s_inner, S_CAPPED, PTX)
-    t = load_one(t_logits, token, t_inner, T_CAPPED, PTX)
-    out += row
-    _store_statistics(out, num_rows, s, s_outer, s_max, s_total, s_entropy, 0)
-    _store_statistics(out, num_rows, t, t_outer, t_max, t_total, t_entropy, 1)
     tl.store(out + DIVERGENCE * num_rows, divergence)
-    tl.store(out + SHIFT * num_rows, shift)
     tl.store(out + CENTRE * num_rows, centre)

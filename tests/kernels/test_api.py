@@ -113,7 +113,7 @@ def loss_of(scores: TokenScores, one: Problem) -> Tensor:
 def assert_close(mine: list[Tensor], true: list[Tensor], tolerance: float) -> None:
     for got, expected in zip(mine, true, strict=True):
         assert expected.abs().max() > 0
-        assert float((got.double() - expected).norm() / expected.norm()) < tolerance
+        assert float((got.detach().double() - expected).norm() / expected.norm()) < tolerance
 
 
 OBJECTIVES = [
@@ -313,8 +313,19 @@ def test_without_a_teacher_the_log_probability_can_be_trained_on() -> None:
     log_probs = (one.student @ one.head.T + one.bias).log_softmax(-1)
     true = torch.where(one.mask, log_probs.gather(-1, one.ids[..., None])[..., 0], 0.0)
     torch.testing.assert_close(scores.student_logp, true)
-    mine = torch.autograd.grad((one.logp_weights * scores.student_logp).sum(), one.leaves)
-    assert_close([*mine], [*torch.autograd.grad((one.logp_weights * true).sum(), one.leaves)], 1e-10)
+    loss, _ = token_loss(
+        one.student, one.head, None, ids=one.ids.int(), mask=one.mask, divergence="none", student_bias=one.bias,
+        fn=lambda scores, weights: weights * scores.student_logp, side=(one.logp_weights,),
+    )  # fmt: skip
+    expected = torch.autograd.grad((one.logp_weights * true).sum(), one.leaves)
+    for mine in ((one.logp_weights * scores.student_logp).sum(), loss.sum()):
+        assert_close([*torch.autograd.grad(mine, one.leaves)], [*expected], 1e-10)
+
+
+def test_ids_of_any_integer_type_are_read() -> None:
+    one = problem().in_dtype(torch.float32)
+    plain, narrow = (token_logp(one.student, one.head, ids, mask=one.mask).logp for ids in (one.ids, one.ids.int()))
+    assert torch.equal(plain, narrow)
 
 
 def test_log_probabilities_of_one_view() -> None:
@@ -343,7 +354,9 @@ def test_low_precision_states_and_heads_get_float32_logits(is_trainable: bool, d
     gradients = torch.autograd.grad(loss_of(got, low), low.leaves)
     assert [gradient.dtype for gradient in gradients] == [dtype] * len(low.leaves)
     expected = torch.autograd.grad(loss_of(true, exact), exact.leaves)
-    assert_close([*gradients], [*expected], 3e-3 if dtype == torch.bfloat16 else 5e-4)
+    # Rounded once on its way out, and once more where a trainable head keeps logit gradients in its own type.
+    rounding = 2.0**-9 if dtype == torch.bfloat16 else 2.0**-12
+    assert_close([*gradients], [*expected], (2 if is_trainable else 1) * rounding)
 
 
 def test_garbage_outside_the_mask_changes_nothing() -> None:
@@ -371,30 +384,3 @@ def test_a_weight_that_changed_before_the_backward_pass_is_noticed(monkeypatch: 
         one.head.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"divergence": "kl"}, "one of forward_kl, reverse_kl, jsd, none, got 'kl'"),
-        ({"beta": 0.3}, "beta belongs to jsd"),
-        ({"divergence": "jsd", "beta": 1.0}, "both excluded, got 1.0"),
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"scale": -1.0}, "scale must be positive"),
-        ({"softcap": 0.0}, "softcap must be positive"),
-        ({"differentiable": ("student_entropy",)}, "differentiable may name divergence and student_logp"),
-        ({"divergence": "none"}, "'none' takes no teacher"),
-        ({"teacher_hidden": None}, "needs teacher_hidden"),
-        ({"teacher_head": torch.zeros(9, D)}, "share a vocabulary, got 9 and 1003"),
-        ({"ids": torch.full((2,), V)}, "between 0 and 1002 wherever `mask` is true, got 1003 to 1003"),
-        ({"impl": "c", "student_hidden": torch.zeros(2, D, dtype=torch.float64)}, "impl: c computes float32"),
-    ],
-)
-def test_what_cannot_be_asked_is_refused(options: dict, message: str) -> None:
-    given = {
-        "student_hidden": torch.zeros(2, D),
-        "student_head": torch.zeros(V, D),
-        **{"teacher_hidden": torch.zeros(2, D), "ids": torch.zeros(2, dtype=torch.long), **options},
-    }
-    with pytest.raises(ValueError, match=message):
-        token_scores(**given)

@@ -72,7 +72,7 @@ def token_scores(
     if not torch.is_grad_enabled() or not names or not (states.requires_grad or is_trainable):
         scores = scores_only(work)
     elif predict is not None:
-        scores = PredictedGradients.apply(states, student_head, student_bias, work, predict)
+        scores = PredictedGradients.apply(states, student_head, student_bias, work, names, predict)
     elif is_trainable:
         scores = CachedGradients.apply(states, student_head, student_bias, work, names, chunk.CACHE_BYTES)
     else:
@@ -190,7 +190,7 @@ def _packed(
         teacher = Projection(teacher_head.detach(), _detached(biases[1]), after)
     tensors = [student_hidden, student_head, *(one for one in (teacher_hidden, teacher_head) if one is not None)]
     dtype = torch.float64 if any(one.dtype == torch.float64 for one in tensors) else torch.float32
-    states, packed_ids = _pack(student_hidden, ids, mask), _pack(ids, ids, mask).contiguous()
+    states, packed_ids = _pack(student_hidden, ids, mask), _pack(ids, ids, mask).long().contiguous()
     _check_ids(packed_ids, len(student_head))
     device = student_hidden.device
     has_teacher = teacher_hidden is not None

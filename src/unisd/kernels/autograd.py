@@ -124,12 +124,16 @@ class PredictedGradients(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, work: Work, predict: Predict
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        work: Work,
+        names: tuple[str, ...],
+        predict: Predict,
     ) -> tuple[Tensor | None, ...]:
         """`weight` and `bias` are the student's, too."""
-        scores = _predicted_pass(ctx, work, weight, predict)
-        names = DIFFERENTIABLE if work.teacher is not None else DIFFERENTIABLE[1:]
-        return _outputs(ctx, scores, names)
+        return _outputs(ctx, _predicted_pass(ctx, work, weight, predict), names)
 
     @staticmethod
     @once_differentiable
@@ -146,7 +150,7 @@ class PredictedGradients(Function):
         is_told = size != 0
         direction = predicted / torch.where(is_told, size, 1.0)
         factor = (true * direction).sum(0) / direction.square().sum(0) / size
-        return *_settled(ctx, true, factor, is_told), None, None
+        return *_settled(ctx, true, factor, is_told), None, None, None
 
 
 class LossGradients(Function):

@@ -13,6 +13,8 @@ from unisd.kernels.rows import AfterHead
 
 _TILE_ROWS = 2048
 """Vocabulary rows of a low-precision head that are converted at a time; at 576 features the tile is 4.5 MiB."""
+_LARGE_TILE_ROWS = 16384
+"""The same on a GPU, for the gradient of the head."""
 _HAS_OUT_DTYPE = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 8)
 """Whether `torch.mm` can keep the float32 sums of a low-precision product."""
 
@@ -67,7 +69,13 @@ def add_weight_gradient(
     gradient: Float[Tensor, "n V"], states: Float[Tensor, "n D"], *, out: Float[Tensor, "V D"]
 ) -> None:
     """Adds the gradient with respect to W of z = W h + b."""
-    out.addmm_(gradient.T, states.to(out.dtype))
+    if not _sums_in_float32(states, states, out):
+        out.addmm_(gradient.T, states.to(out.dtype))
+        return
+    for start in range(0, len(out), _LARGE_TILE_ROWS):
+        columns = slice(start, start + _LARGE_TILE_ROWS)
+        low = gradient[:, columns].T.to(states.dtype)
+        out[columns].add_(torch.mm(low, states, out_dtype=torch.float32))
 
 
 def _sums_in_float32(left: Tensor, right: Tensor, out: Tensor) -> bool:

@@ -31,8 +31,8 @@ _OTHER_BLOCK_BYTES = 2**25
 
 class _Normalised(NamedTuple):
     factor: float  # logits are factor * row
-    maximum: Tensor  # (rows, 1), float64
-    log_total: Tensor  # log-normaliser less the maximum, (rows, 1), float64
+    maximum: Tensor  # (rows, 1), float64 where the device has it
+    log_total: Tensor  # log-normaliser less the maximum; the same
     shifted: Tensor
     probabilities: Tensor
     logp: Tensor
@@ -124,12 +124,12 @@ def _normalise(x: Tensor, ids: Tensor, after: AfterHead, inverse_temperature: fl
     shifted = (x - maximum).mul_(factor)
     probabilities = shifted.exp()
     total = probabilities.sum(-1, keepdim=True)
-    log_total = total.double().log()
-    logp = (_realised(shifted, ids).double() - log_total[:, 0]).to(x.dtype)
+    log_total = _wide(total).log()
+    logp = (_wide(_realised(shifted, ids)) - log_total[:, 0]).to(x.dtype)
     # -inf * 0 is NaN, but a token without probability adds nothing.
     moment = shifted.clamp(min=torch.finfo(x.dtype).min).mul_(probabilities).sum(-1, keepdim=True)
-    entropy = (log_total - (moment / total).double())[:, 0].to(x.dtype)
-    return _Normalised(factor, maximum.double() * factor, log_total, shifted, probabilities.div_(total), logp, entropy)
+    entropy = (log_total - _wide(moment / total))[:, 0].to(x.dtype)
+    return _Normalised(factor, _wide(maximum) * factor, log_total, shifted, probabilities.div_(total), logp, entropy)
 
 
 def _log_ratio(x: Tensor, y: Tensor, student: _Normalised, teacher: _Normalised) -> Tensor:
@@ -138,6 +138,10 @@ def _log_ratio(x: Tensor, y: Tensor, student: _Normalised, teacher: _Normalised)
     if student.factor != teacher.factor:
         return student.shifted - teacher.shifted - log_totals.to(x.dtype)
     return (x - y).mul_(student.factor) - (student.maximum - teacher.maximum + log_totals).to(x.dtype)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.device.type == "mps" else tensor.double()
 
 
 def _realised(rows: Tensor, ids: Tensor) -> Tensor:

@@ -116,6 +116,7 @@ def test_the_mean_is_that_of_all_micro_batches_and_known_before_the_students_pas
     assert weights.min() < 0.95
     # The quantile cuts less than a thousandth.
     assert logged(trainer, "loss")[0] == pytest.approx(mean_by_hand(trainer.seen, reduction), rel=2e-3)
+    assert ("ahead, for the mean weight" in trainer.plan.text()) == include_primary
     # Each auxiliary sequence is scored once, ahead of all others; the privileged logp costs a pass of its own.
     ahead = [4, 2] if include_primary else [4]
     assert sizes == ahead * 4 + [2, 2] * 4

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from unisd.objective.clip import DivergenceClip
+from unisd.objective.divergence import Divergence
 from unisd.options import Gate
 from unisd.scoring.views import realised_logp
 from unisd.step import Step
@@ -40,7 +41,8 @@ def check_weights_known(components: Mapping[str, Loss | Transform], gates: Mappi
             )
     for context, need in (("auxiliary", Need.AUXILIARY_LOGP), ("negative", Need.NEGATIVE_LOGP)):
         readers = [name for name, transform in transforms.items() if need in transform.needs]
-        if readers and context in gates and gates[context].signal == "student_entropy":
+        gate = gates.get(context)
+        if readers and gate is not None and gate.signal == "student_entropy" and gate.fraction < 1:
             raise ValueError(
                 f"objective.normalize_weights needs weights that are known before the student's pass, but {readers[0]} "
                 f"reads {context}_logp, which contexts.{context}.gate.signal: student_entropy scores after it. Set "
@@ -48,11 +50,17 @@ def check_weights_known(components: Mapping[str, Loss | Transform], gates: Mappi
             )
 
 
+def scores_privileged_twice(objective: Divergence, components: Iterable[Loss | Transform]) -> bool:
+    """Whether the mean weight costs one more pass: its states are not kept over micro-batches."""
+    transforms = [component for component in components if isinstance(component, Transform)]
+    return objective.normalize_weights and any(Need.TEACHER_LOGP in transform.needs for transform in transforms)
+
+
 def with_mean_weight(step: Step, model: nn.Module, batches: Sequence[RolloutBatch]) -> list[RolloutBatch]:
     """The micro-batches of a step, with the mean weight of the main term over all of them and all processes.
 
     The mean is the one that the reduction takes: sum(w) / N, or 1/S sum_b (1/T_b) sum_t w. The extra views are scored
-    here and kept. A transform that reads teacher_logp costs one more pass: its states are not kept over micro-batches.
+    here and kept.
     """
     kept, shares = [], []
     for batch in batches:
@@ -79,8 +87,7 @@ def with_mean_weight(step: Step, model: nn.Module, batches: Sequence[RolloutBatc
 
 
 def _privileged_logp(step: Step, model: nn.Module, batch: RolloutBatch) -> dict[Signal, Tensor]:
-    transforms = [component for component in step.components.values() if isinstance(component, Transform)]
-    if not any(Need.TEACHER_LOGP in transform.needs for transform in transforms):
+    if not scores_privileged_twice(step.objective, step.components.values()):
         return {}
     logp, _ = realised_logp(
         model,

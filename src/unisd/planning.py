@@ -17,6 +17,7 @@ from unisd.contexts.demonstration import build_views
 from unisd.contexts.template import measure_views
 from unisd.contexts.view_report import ViewReport
 from unisd.loading import load_model_config, with_adapter
+from unisd.mean_weight import scores_privileged_twice
 from unisd.objects import adapter_of, tokenizer_of, train_examples
 from unisd.prepare import with_cheap_contexts
 from unisd.scoring.fused import chunk_rows
@@ -38,6 +39,7 @@ def passes_of(config: RunConfig) -> Plan:
         [config.objective.needs, Need.STUDENT_ENTROPY, *(component.needs for component in config.components)],
         num_auxiliary=0 if auxiliary is None else auxiliary.count,
         gates=config.contexts.gates,
+        privileged_twice=scores_privileged_twice(config.objective, config.components),
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from unisd.diagnostics import divergence_profile
 from unisd.metrics import Fold
 from unisd.objective import COMPONENTS
+from unisd.objective.clip import check_clippable, default_components
 from unisd.objective.divergence import Divergence
 from unisd.objective.reduce import reduce_tokens
 from unisd.options import Gate
@@ -165,8 +166,7 @@ class Step:
         signals: dict[Signal, Tensor] = {}
         scored: dict[Signal, Tensor] = {}
         for start, signal, temperature in (
-            # Auxiliary views are compared with each other only, at temperature 1 as in the published code.
-            ("auxiliary", Signal.AUXILIARY_LOGP, 1.0),
+            ("auxiliary", Signal.AUXILIARY_LOGP, self._auxiliary_temperature),
             ("negative", Signal.NEGATIVE_LOGP, self.objective.temperature),
         ):
             gate = self.gates.get(start)
@@ -184,6 +184,13 @@ class Step:
             )
             signals[signal] = logp if start == "auxiliary" else logp.sum(0)
         return signals, scored
+
+    @property
+    def _auxiliary_temperature(self) -> float:
+        # 1 as in the published code, as long as the views are compared with nothing but each other.
+        both = Need.AUXILIARY_LOGP | Need.TEACHER_LOGP
+        is_compared = any(both in component.needs for component in self.components.values())
+        return self.objective.temperature if is_compared else 1.0
 
     def token_losses(self, scores: TokenScores, log: LogMetric | None = None) -> dict[str, TokenLoss]:
         """The main term after its transforms, and every added term times its coefficient, by name."""
@@ -270,13 +277,16 @@ def overrides(cls: type, base: type, *names: str) -> bool:
     return any(getattr(cls, name) is not getattr(base, name) for name in names)
 
 
-def named_components(components: Sequence[Loss | Transform]) -> dict[str, Loss | Transform]:
-    """By registry name, or the class name in snake case; a second one of a kind gets `_2`."""
+def named_components(
+    components: Sequence[Loss | Transform] | None, objective: Divergence
+) -> dict[str, Loss | Transform]:
+    """By registry name, or the class name in snake case; a second one of a kind gets `_2`. `None` takes the default."""
     registered = {cls: name for name, cls in COMPONENTS.items()}
     named: dict[str, Loss | Transform] = {}
-    for component in components:
+    for component in default_components(objective) if components is None else components:
         cls = type(component)
         name = registered.get(cls) or re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
         number = 1 + sum(type(other) is cls for other in named.values())
         named[name if number == 1 else f"{name}_{number}"] = component
+    check_clippable(objective, named)
     return named

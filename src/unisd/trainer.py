@@ -29,10 +29,9 @@ from unisd.contexts.rows import as_example
 from unisd.contexts.template import render_views
 from unisd.contexts.view_report import ViewReport
 from unisd.distributed import Processes
-from unisd.mean_weight import check_weights_known, with_mean_weight
+from unisd.mean_weight import check_weights_known, scores_privileged_twice, with_mean_weight
 from unisd.metrics import Fold, Metrics
 from unisd.modes import evaluation_mode
-from unisd.objective import DivergenceClip
 from unisd.objective.divergence import Divergence
 from unisd.options import Gate
 from unisd.prepare import prepared_arguments
@@ -102,7 +101,7 @@ class SelfDistillTrainer(Trainer):
         loading.refuse_data_parallel(self._options.n_gpu)
         self.teacher = teacher or BaseTeacher()
         self.objective = objective or Divergence()
-        self.components = named_components([DivergenceClip(ceiling=10.0)] if components is None else components)
+        self.components = named_components(components, self.objective)
         # One that lets everything through would only delay the passes.
         self.gates = {name: gate for name, gate in (gates or {}).items() if gate.fraction < 1}
         self.plan = self._plan()
@@ -155,8 +154,6 @@ class SelfDistillTrainer(Trainer):
                 "DeepSpeed and FSDP are not supported yet: the teacher's weights are untested under sharding. "
                 "Use DDP (accelerate launch --multi_gpu)."
             )
-        if self.args.gradient_checkpointing and isinstance(self.model, PeftModel):
-            self.model.enable_input_require_grads()
         self._metrics = {"train": Metrics(), "eval": Metrics()}
         self._mode = "train"
         self._num_eval_batches = 0
@@ -196,7 +193,8 @@ class SelfDistillTrainer(Trainer):
         # The entropy costs no pass, and its fall is the first sign of a collapse.
         own = [Need.STUDENT_ENTROPY, *(vars(cls).get("needs", Need()) for cls in type(self).__mro__)]
         needs = [self.objective.needs, *own, *(component.needs for component in self.components.values())]
-        plan = plan_passes(needs, num_auxiliary=num_auxiliary, gates=self.gates)
+        twice = scores_privileged_twice(self.objective, self.components.values())
+        plan = plan_passes(needs, num_auxiliary=num_auxiliary, gates=self.gates, privileged_twice=twice)
         has_loss = self.objective.needs or any(isinstance(one, Loss) for one in self.components.values())
         if not has_loss and type(self).compute_token_losses is SelfDistillTrainer.compute_token_losses:
             raise ValueError(

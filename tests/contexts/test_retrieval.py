@@ -59,6 +59,12 @@ def test_sentence_embeddings_find_a_neighbour_without_a_shared_word():
     assert nearest(question, AuxiliaryContexts(select="retrieval"))[0] == QUESTIONS[2]
 
 
+def test_an_encoder_that_is_nowhere_is_said_in_one_line():
+    pytest.importorskip("sentence_transformers")
+    with pytest.raises(ValueError, match=r"contexts.auxiliary.retriever: 'no/such/folder' cannot be loaded"):
+        nearest(QUESTIONS[0], AuxiliaryContexts(select="retrieval", retriever="no/such/folder"))
+
+
 def installed(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
     """As if of the two retrievers only these packages were installed."""
     find_spec = retrieval.importlib.util.find_spec

@@ -54,6 +54,11 @@ def test_a_conversation_ends_in_the_generation_prompt_and_text_is_left_alone(tin
     assert generation_prompt(tiny_tokenizer, "Hi", {}) == []
 
 
+def test_a_prompt_without_a_token_is_refused(tiny_tokenizer):
+    with pytest.raises(ValueError, match="The prompt '' has no token"):
+        render(tiny_tokenizer, "", {})
+
+
 def test_each_role_is_rendered_with_its_own_switches_and_the_teacher_inherits_the_students(tiny_tokenizer):
     quiet = {"enable_thinking": False}
     views = render_views(row("yes"), tiny_tokenizer, PromptOptions(student_chat_kwargs=quiet), shown_once)

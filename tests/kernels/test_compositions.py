@@ -57,8 +57,9 @@ class Scene:
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
-        components = named_components(random_components(draw))
+        components = random_components(draw)
         self.objective = random_objective(draw)
+        components = named_components(components, self.objective)
         plan = plan_passes([self.objective.needs, *(one.needs for one in components.values())])
         self.step = Step(plan, LiveTeacher(), self.objective, components)
         vocabulary = draw.choice([2, 17, 64])

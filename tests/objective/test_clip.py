@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tests.objective.hand import MASK, PADDING, loss_of, scores_of
-from unisd.objective.clip import DivergenceClip
+from unisd.objective.clip import DivergenceClip, check_clippable, default_components
+from unisd.objective.divergence import Divergence
 
 VALUES = [[0.0, 1.0, PADDING], [2.0, 3.0, 8.0]]
 NO_SCORES = scores_of()
@@ -83,3 +84,11 @@ def test_clipping_keeps_the_weights_and_logs_which_tokens_it_cut() -> None:
 def test_a_ceiling_without_meaning_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DivergenceClip(**options)
+
+
+def test_a_run_that_names_no_components_has_a_clip_where_there_are_divergences_to_clip() -> None:
+    assert default_components(Divergence()) == [DivergenceClip(ceiling=10.0)]
+    sampled = Divergence("reverse_kl", support="sampled")
+    assert default_components(sampled) == default_components(Divergence("none")) == []
+    with pytest.raises(ValueError, match="mine cannot clip objective.support: sampled"):
+        check_clippable(sampled, {"mine": DivergenceClip(ceiling=1.0)})

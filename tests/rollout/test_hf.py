@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -111,6 +112,13 @@ def test_greedy_takes_the_likeliest_token_and_needs_no_seed(sample, model, promp
     logits = ordinary_logits(model, prompts, completions)
     assert [row.argmax(-1).tolist() for row in logits] == ids(completions)
     assert_sampled_from([row.log_softmax(-1) for row in logits], completions)
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_generation_warns_of_nothing(sample, greedy, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    sample(greedy=greedy)
+    assert caplog.messages == []
 
 
 def top_k(probabilities: Tensor) -> Tensor:

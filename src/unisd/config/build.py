@@ -75,8 +75,7 @@ def _teacher(given: Mapping[str, Any]) -> Teacher:
 
 
 def _default_entries(objective: Divergence) -> list[dict[str, Any]]:
-    is_clippable = objective.divergence != "none" and objective.support != "sampled"
-    return [dict(entry) for entry in DEFAULT_COMPONENTS] if is_clippable else []
+    return [dict(entry) for entry in DEFAULT_COMPONENTS] if objective.can_be_clipped else []
 
 
 def _components(entries: Sequence[Mapping[str, Any]]) -> tuple[Loss | Transform, ...]:

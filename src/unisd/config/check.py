@@ -16,7 +16,7 @@ from unisd.config.import_path import import_object
 from unisd.config.schema import RunConfig
 from unisd.contexts.retrieval import available_retriever
 from unisd.mean_weight import check_weights_known
-from unisd.objective.clip import DivergenceClip
+from unisd.objective.clip import DivergenceClip, check_clippable
 from unisd.tasks import TASKS
 from unisd.tasks.local import LocalTask
 from unisd.tasks.source import DataSource
@@ -120,20 +120,16 @@ def _check_objective(config: RunConfig) -> None:
             "objective.divergence is none and no component is a loss, so there is nothing to train on. "
             "Add a loss such as {type: cross_entropy}, or choose a divergence."
         )
-    if config.objective.normalize_weights:
-        places = enumerate(config.components)
-        named = {f"components[{position}] ({component_name(one)})": one for position, one in places}
-        try:
+    places = enumerate(config.components)
+    named = {f"components[{position}] ({component_name(one)})": one for position, one in places}
+    try:
+        check_clippable(config.objective, named)
+        if config.objective.normalize_weights:
             check_weights_known(named, config.contexts.gates)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     for position, component in enumerate(config.components):
         name = component_name(component)
-        if isinstance(component, DivergenceClip) and config.objective.support == "sampled":
-            raise ConfigError(
-                f"components[{position}] ({name}) cannot clip objective.support: sampled, whose values are estimates "
-                "with the score function's gradient. Remove the component or set support: full."
-            )
         has_reader = any(loss.weighted for loss in losses) and not isinstance(component, DivergenceClip)
         if isinstance(component, Transform) and config.objective.divergence == "none" and not has_reader:
             raise ConfigError(

@@ -47,7 +47,13 @@ def rankings(queries: Sequence[str], texts: Sequence[str], *, retriever: str) ->
 def _similarity(queries: Sequence[str], texts: Sequence[str], encoder: str) -> Iterator[torch.Tensor]:
     from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
 
-    model = SentenceTransformer(_encoder_path(encoder))
+    try:
+        model = SentenceTransformer(_encoder_path(encoder))
+    except OSError as error:
+        raise ValueError(
+            f"contexts.auxiliary.retriever: {encoder!r} cannot be loaded by sentence-transformers "
+            f"({str(error).strip().splitlines()[0]}). Give the folder or hub id of an encoder, or {LEXICAL}."
+        ) from error
     # Each text once and in one order, so that neither duplicates nor the order of the rows change a batch.
     unique = sorted({*queries, *texts})
     embeddings = model.encode(unique, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=True).cpu()

@@ -39,7 +39,13 @@ def render(
     chat template. `is_open` ends it with the generation prompt.
     """
     if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
+        ids = list(tokenizer(prompt)["input_ids"])
+        if not ids:
+            raise ValueError(
+                f"The prompt {prompt!r} has no token, and the tokenizer adds none to start from. "
+                "Fill the `prompt` column, or drop the row."
+            )
+        return ids
     # Slow to import, and transformers itself needs it for chat templates only.
     from jinja2 import TemplateError
 

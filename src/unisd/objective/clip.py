@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from unisd.types import Need, TokenLoss, TokenScores, Transform
+from unisd.objective.divergence import Divergence
+from unisd.types import Loss, Need, TokenLoss, TokenScores, Transform
+
+DEFAULT_CEILING = 10.0
+"""Nats; of a run that names no components."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +66,18 @@ class DivergenceClip(Transform):
     def metrics(self, before: TokenLoss, after: TokenLoss, scores: TokenScores) -> dict[str, Tensor]:
         """`clipped`: whether the ceiling cut the token."""
         return {"clipped": (after.values < before.values).to(before.values.dtype)}
+
+
+def default_components(objective: Divergence) -> list[Loss | Transform]:
+    """What a run has that names no components: a clip at 10 nats, where the main term can be clipped."""
+    return [DivergenceClip(ceiling=DEFAULT_CEILING)] if objective.can_be_clipped else []
+
+
+def check_clippable(objective: Divergence, components: Mapping[str, Loss | Transform]) -> None:
+    """Refuse a clip of values that are no divergences; the names say where."""
+    for name, component in components.items():
+        if isinstance(component, DivergenceClip) and objective.support == "sampled":
+            raise ValueError(
+                f"{name} cannot clip objective.support: sampled, whose values are estimates with the score function's "
+                "gradient. Remove the component or set support: full."
+            )

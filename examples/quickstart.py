@@ -7,23 +7,21 @@ It leaves `summary.json`, `quickstart.png` and the trained adapter in `training.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback
 
-from unisd.config.dump import resolved_yaml
+from unisd.config.dump import config_hash
 from unisd.config.load import load_config
 from unisd.config.schema import RunConfig
 from unisd.demo import DemoModel, smollm2
-from unisd.evaluate import ProbedView, ProbeResult, aligned, answer_view, last_turn, one_line, probe
+from unisd.probe import ProbedView, ProbeResult, aligned, answer_view, last_turn, one_line, probe
 from unisd.tasks.accuracy import TaskResult
 from unisd.trainer import SelfDistillTrainer
 
@@ -221,12 +219,6 @@ def summary_of(before: ProbeResult, after: ProbedView) -> dict[str, Any]:
     summary["mcnemar_p"] = results["tuned"].mcnemar(results["base"])
     summary["intervals"] = {name: list(result.interval()) for name, result in results.items()}
     return summary
-
-
-def config_hash(config: RunConfig) -> str:
-    """Tells settings apart; where this machine keeps the weights is left out."""
-    model = replace(config.model, name_or_path="")
-    return hashlib.sha256(resolved_yaml(replace(config, model=model)).encode()).hexdigest()[:16]
 
 
 def seconds_per_step(trainer: SelfDistillTrainer) -> dict[str, float]:

@@ -46,6 +46,7 @@ def test_overlap_counts_the_grams_that_only_the_privileged_view_has() -> None:
         ({"loss/match": 0.0}, "match: the term is zero"),
         ({"divergence": 1e-9}, "teacher: it agrees with the student"),
         ({"teacher/num_updates": 1.0, "teacher/distance_to_base": 0.0}, "teacher: it was updated and has not moved"),
+        ({"teacher/num_updates": 0.0, "step": 11}, "teacher: it was never updated"),
     ],
 )
 def test_each_dead_knob_is_named_and_a_live_one_is_not(change: dict[str, float], said: str) -> None:

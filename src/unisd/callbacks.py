@@ -89,6 +89,8 @@ class DiagnosticsCallback(TrainerCallback):
     """Warns of dead knobs after step 10, and of those and of collapse and leakage when training ends."""
 
     def __init__(self) -> None:
+        self.inert: list[str] = []
+        """What was configured and did nothing, as found at the end."""
         self.warnings: list[str] = []
         """Everything that was found at the end."""
 
@@ -102,7 +104,8 @@ class DiagnosticsCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The final summary."""
-        self.warnings = [*dead_knobs(state.log_history), *signals(state.log_history)]
+        self.inert = dead_knobs(state.log_history)
+        self.warnings = [*self.inert, *signals(state.log_history)]
         if state.is_world_process_zero:
             for sentence in self.warnings:
                 logger.warning("at the end: %s", sentence)

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     # argparse takes positional arguments in one block only; overrides may also stand after an option.
-    unknown = [word for word in rest if word.startswith("-") or arguments.command == "init"]
+    unknown = [word for word in rest if word.startswith("-") or arguments.command in ("init", "report")]
     if unknown:
         parser.error(f"unknown argument {unknown[0]!r}; see unisd {arguments.command} --help")
     if rest:
@@ -57,6 +57,18 @@ def _parser() -> argparse.ArgumentParser:
     probe = _command(commands, "probe", "measure the student against the teacher before training", _probe)
     probe.add_argument("--prompts", type=int, default=64, metavar="N", help="held-out prompts to answer (default: 64)")
     probe.add_argument("--styles", action="store_true", help="compare styles of demonstration side by side")
+    _add_eval(commands)
+    study = _command(
+        commands, "study", "run recipes over seeds and write one table; goes on where it was stopped", _study
+    )
+    study.add_argument("--plan", action="store_true", help="print the runs and their passes, and start nothing")
+    study.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
+    study.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each run (default: 1)")
+    text = "write one HTML file of a finished run or of a study; needs no model"
+    report = commands.add_parser("report", help=text, description=text)
+    report.add_argument("folder", type=Path, help="training.output_dir of a run, or the folder of a study")
+    report.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: FOLDER/report.html)")
+    report.set_defaults(run=_report)
     init = commands.add_parser("init", help="write a commented configuration to start from")
     init.add_argument("task", help="cmd (generated, needs no data) or local (your own files)")
     init.add_argument("path", nargs="?", type=Path, help="file to write (default: <task>.yaml)")
@@ -77,6 +89,39 @@ def _command(
     )
     command.set_defaults(run=run)
     return command
+
+
+def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "measure a model, checkpoint or run on held-out tasks"
+    command = commands.add_parser("eval", help=text, description=text)
+    command.add_argument("model", help="hub id, folder of a model, adapter, run or checkpoint, or a run's YAML file")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="set one option of the configuration")
+    option = command.add_argument
+    option(
+        "--task",
+        action="append",
+        default=[],
+        metavar="NAME[=PATH]",
+        help="a task, or local rows of its schema; may be repeated (default: the configuration's)",
+    )
+    option("--limit", type=int, metavar="N", help="evaluate on the first N items of every task")
+    option("--samples", type=int, default=0, metavar="N", help="also sample N answers per item, for pass@k")
+    option("--temperature", metavar="T", help="of the samples (default: rollout.temperature)")
+    option("--teacher", action="store_true", help="also answer under the privileged view: the teacher's ceiling")
+    option(
+        "--retention",
+        nargs="?",
+        const=True,
+        metavar="BASE",
+        help="compare with this model, or without a value with the one training started from",
+    )
+    option("--prompts", metavar="FILE", help="rows with a prompt column, further prompts for --retention")
+    option("--general-text", metavar="FILE", help="plain text whose perplexity is measured")
+    option("--harness", action="append", default=[], metavar="NAME", help="a task of lm-eval; may be repeated")
+    option("--batch-size", metavar="N", help="sequences per generate call (default: rollout.generation_batch_size)")
+    option("--allow-code-execution", action="store_true", help="let graders run code that the model wrote")
+    option("--output", type=Path, metavar="FILE", help="results file (default: results.json, never overwritten)")
+    command.set_defaults(run=_eval)
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -106,9 +151,62 @@ def _probe(arguments: argparse.Namespace) -> None:
     if arguments.prompts < 1:
         raise ConfigError(f"--prompts must be at least 1, got {arguments.prompts}.")
     config = load_config(arguments.config, arguments.overrides)
-    from unisd.evaluate import STYLES, probe
+    from unisd.probe import STYLES, probe
 
     print(probe(config, num_prompts=arguments.prompts, styles=STYLES if arguments.styles else None).text())
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    for name, given in (("--limit", arguments.limit), ("--samples", arguments.samples or None)):
+        if given is not None and given < 1:
+            raise ConfigError(f"{name} must be at least 1, got {given}.")
+    base = arguments.retention
+    if isinstance(base, str) and "=" in base and not Path(base).exists():
+        raise ConfigError(f"--retention takes a model, got {base!r}. Write overrides before --retention.")
+    output = arguments.output or Path("results.json")
+    if arguments.output is None and output.exists():
+        raise ConfigError(f"eval: {output} exists and is not overwritten. Give --output {output} to replace it.")
+    flags = {
+        "rollout.temperature": arguments.temperature,
+        "rollout.generation_batch_size": arguments.batch_size,
+        "data.allow_code_execution": "true" if arguments.allow_code_execution else None,
+    }
+    from unisd.evaluate.run import evaluate_checkpoint
+    from unisd.evaluate.table import results_text
+
+    results = evaluate_checkpoint(
+        arguments.model,
+        [*arguments.overrides, *(f"{key}={value}" for key, value in flags.items() if value is not None)],
+        tasks=arguments.task,
+        limit=arguments.limit,
+        num_samples=arguments.samples,
+        with_teacher=arguments.teacher,
+        retention=base,
+        prompts=arguments.prompts,
+        general_text=arguments.general_text,
+        harness=arguments.harness,
+    )
+    results.save(output)
+    print(f"{results_text(results)}\n\nSaved {output}.")
+
+
+def _study(arguments: argparse.Namespace) -> None:
+    from unisd.study.schema import load_study
+
+    # Before torch comes in: a fault in the file of the study is reported at once.
+    load_study(arguments.config)
+    from unisd.study.study import plan_study, run_study
+
+    if arguments.plan:
+        print(plan_study(arguments.config, arguments.overrides))
+        return
+    run_study(arguments.config, arguments.overrides, num_parallel=arguments.jobs, num_threads=arguments.threads)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from unisd.report.page import write_report
+
+    print(f"Saved {write_report(arguments.folder, arguments.output)}.")
 
 
 def _init(arguments: argparse.Namespace) -> None:

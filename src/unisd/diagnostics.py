@@ -53,7 +53,10 @@ def dead_knobs(history: Sequence[Mapping[str, float]]) -> list[str]:
     """What was configured and did nothing, from the training entries of a log history; one sentence each."""
     entries = [entry for entry in history if "loss" in entry]
     found = [_dead(name, _series(entries, name)) for name in sorted({name for entry in entries for name in entry})]
-    if entries and entries[-1].get("teacher/num_updates", 0) and not entries[-1]["teacher/distance_to_base"]:
+    last = entries[-1] if entries else {}
+    if last.get("teacher/num_updates") == 0 and last.get("step", 0) > CHECK_STEP:
+        found.append("teacher: it was never updated. Lower teacher.every, or use kind: base.")
+    if last.get("teacher/num_updates", 0) and not last["teacher/distance_to_base"]:
         found.append(
             "teacher: it was updated and has not moved from the initial model. Lower teacher.decay, or use kind: base."
         )

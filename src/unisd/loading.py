@@ -56,6 +56,19 @@ def _not_found(what: str, name_or_path: str, error: OSError) -> str:
     )
 
 
+def load_adapter(model: PreTrainedModel, folder: str) -> PeftModel:
+    """The model with a saved adapter beside its weights, frozen and not merged."""
+    try:
+        return PeftModel.from_pretrained(model, folder)
+    # PEFT's words for a file that is missing or broken, and for weights of other shapes.
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{folder}: the adapter cannot be put on {model.config._name_or_path!r} "
+            f"({str(error).strip().splitlines()[0]}). Give the base model it was trained on, for example with "
+            "model.name_or_path=..., or save the adapter again."
+        ) from error
+
+
 def with_adapter(model: PreTrainedModel | PeftModel, config: PeftConfig | None) -> PreTrainedModel | PeftModel:
     """The model with a new adapter of `config`, or as it is."""
     if config is None:

@@ -13,7 +13,10 @@ from unisd.config.schema import RunConfig
 from unisd.loading import load_model, load_tokenizer
 from unisd.options import PromptOptions, RolloutOptions
 from unisd.tasks import TASKS
+from unisd.tasks.benchmark import Benchmark
+from unisd.tasks.code import CodeTask
 from unisd.tasks.local import LocalTask
+from unisd.tasks.source import DataSource
 from unisd.tasks.task import Task
 from unisd.types import Example
 
@@ -33,14 +36,30 @@ def task_of(config: RunConfig, split: str) -> Task | None:
     source = config.data.train if split == "train" else config.data.eval
     if source is None:
         return None
-    if isinstance(source, str):
-        return TASKS[source]()
+    name = source if isinstance(source, str) else source.task
+    if name is not None:
+        return named_task(config, name)
+    assert isinstance(source, DataSource)
     return LocalTask(
         train=source if split == "train" else None,
         eval=source if split == "eval" else None,
         prompt_template=config.data.prompt_template,
         privileged_template=config.data.privileged_template,
     )
+
+
+def named_task(config: RunConfig, name: str) -> Task:
+    """A task of `TASKS` with the rows that `data.train` and `data.eval` give for it, else with the hub's."""
+    task = TASKS[name]
+    if not issubclass(task, Benchmark):
+        return task()
+    given = {"train": config.data.train, "eval": config.data.eval}
+    options: dict[str, Any] = {
+        role: source for role, source in given.items() if isinstance(source, DataSource) and source.task == name
+    }
+    if issubclass(task, CodeTask):
+        options["allow_code_execution"] = config.data.allow_code_execution
+    return task(**options)
 
 
 def train_examples(config: RunConfig) -> list[Example]:
@@ -89,7 +108,7 @@ def adapter_of(config: RunConfig) -> LoraConfig | None:
 def eval_tasks(config: RunConfig) -> list[Task]:
     """The tasks whose accuracy is measured: `eval.tasks`, or else the task of `data.eval` where it can grade."""
     if config.eval.tasks is not None:
-        return [TASKS[name]() for name in config.eval.tasks]
+        return [named_task(config, name) for name in config.eval.tasks]
     task = task_of(config, "eval")
     is_gradable = task is not None and not (isinstance(task, LocalTask) and not task.has_grader)
     return [task] if is_gradable else []  # pyright: ignore[reportReturnType]

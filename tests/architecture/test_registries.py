@@ -14,7 +14,8 @@ from unisd.teacher import TEACHERS
 
 ROOT = Path(__file__).parents[2]
 DOCS = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
-RECIPES = [yaml.safe_load(path.read_text("utf-8")) for path in sorted((ROOT / "configs").rglob("*.yaml"))]
+FILES = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "study")
+RECIPES = [yaml.safe_load(path.read_text("utf-8")) for path in FILES]
 USED = {
     "component": {entry["type"] for recipe in RECIPES for entry in recipe.get("components", [])},
     "task": {recipe["data"][split] for recipe in RECIPES for split in ("train", "eval") if split in recipe["data"]},

@@ -11,7 +11,7 @@ from unisd.config.load import load_config
 from unisd.planning import passes_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
+FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml") if path.parent.name != "study")
 ROW = re.compile(r"^\| \[(?P<file>\S+)\]\((?P<link>\S+)\) \| .+ \| (?P<passes>.+) \| (?P<cost>.+) \|$", re.MULTILINE)
 ROWS = {row["file"]: row for row in ROW.finditer((CONFIGS / "README.md").read_text("utf-8"))}
 SHARED = ("model", "peft", "training")

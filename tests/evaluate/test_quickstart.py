@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from unisd.evaluate import ProbedView, ProbeResult
+from unisd.probe import ProbedView, ProbeResult
 from unisd.tasks.accuracy import TaskResult
 from unisd.tasks.cmd import CmdTask
 from unisd.types import Completion

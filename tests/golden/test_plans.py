@@ -12,7 +12,8 @@ from unisd.planning import passes_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PLANS = Path(__file__).parent / "plans"
-NAMES = [str(path.relative_to(CONFIGS).with_suffix("")) for path in sorted(CONFIGS.rglob("*.yaml"))]
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "study")
+NAMES = [str(path.relative_to(CONFIGS).with_suffix("")) for path in FILES]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,6 +18,8 @@ from unisd.contexts.retrieval import available_retriever
 from unisd.mean_weight import check_weights_known
 from unisd.objective.clip import DivergenceClip, check_clippable
 from unisd.tasks import TASKS
+from unisd.tasks.benchmark import Benchmark, evaluation_only
+from unisd.tasks.code import CodeTask, execution_refused
 from unisd.tasks.local import LocalTask
 from unisd.tasks.source import DataSource
 from unisd.teacher import EMATeacher
@@ -29,7 +31,7 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 def check_combinations(config: RunConfig) -> None:
     """Refuse what contradicts itself; for every command."""
     _check_model_path(config)
-    _check_task_names(config)
+    _check_tasks(config)
     _check_own_data(config)
     _check_objective(config)
     _check_signals(config)
@@ -72,22 +74,39 @@ def _check_model_path(config: RunConfig) -> None:
         )
 
 
-def _check_task_names(config: RunConfig) -> None:
-    named = [("data.train", config.data.train), ("data.eval", config.data.eval)]
+def _check_tasks(config: RunConfig) -> None:
+    data = config.data
+    named = [("data.train", data.train), ("data.eval", data.eval)]
     named += [(f"eval.tasks[{position}]", name) for position, name in enumerate(config.eval.tasks or ())]
-    for where, name in named:
-        if isinstance(name, str) and name not in TASKS:
+    for where, given in named:
+        name = given.task if isinstance(given, DataSource) else given
+        if name is None:
+            continue
+        if name not in TASKS:
             own_data = "" if where.startswith("eval") else ", or {path: train.jsonl} for data of your own"
             raise ConfigError(
                 f"{where}: there is no task {name!r}.{suggestion(name, TASKS)} Allowed: {', '.join(TASKS)}{own_data}."
             )
+        if isinstance(given, DataSource):
+            _check_task_rows(where, name, given)
+        task = TASKS[name]
+        if where == "data.train" and issubclass(task, Benchmark) and task.hub_train is None:
+            raise ConfigError(evaluation_only(name))
+        if issubclass(task, CodeTask) and not data.allow_code_execution:
+            raise ConfigError(f"{where}: {execution_refused(name)}")
+
+
+def _check_task_rows(where: str, name: str, source: DataSource) -> None:
+    if not issubclass(TASKS[name], Benchmark):
+        raise ConfigError(f"{where}: {name} makes its own rows and takes no path. Write {where}: {name}.")
+    if source.grader is not None:
+        raise ConfigError(f"{where}.grader: {name} has its own grader, got {source.grader!r}. Remove one of the two.")
 
 
 def _check_own_data(config: RunConfig) -> None:
     data = config.data
     templates = {"prompt_template": data.prompt_template, "privileged_template": data.privileged_template}
-    train = data.train if isinstance(data.train, DataSource) else None
-    evaluation = data.eval if isinstance(data.eval, DataSource) else None
+    train, evaluation = _own_rows(data.train), _own_rows(data.eval)
     given = [name for name, template in templates.items() if template is not None]
     if given and train is None and evaluation is None:
         raise ConfigError(
@@ -99,6 +118,10 @@ def _check_own_data(config: RunConfig) -> None:
     except ValueError as error:
         message = str(error)
         raise ConfigError(message if message.startswith("data.") else f"data: {message}") from None
+
+
+def _own_rows(given: str | DataSource | None) -> DataSource | None:
+    return given if isinstance(given, DataSource) and given.task is None else None
 
 
 def _check_evaluation(config: RunConfig) -> None:
@@ -192,7 +215,7 @@ def _check_builders(config: RunConfig) -> None:
             "contexts.auxiliary.include_privileged shows the demonstration as turns, but contexts.privileged.style is "
             "message. Set style: turns, or remove include_privileged."
         )
-    sources = [source for source in (config.data.train, config.data.eval) if isinstance(source, DataSource)]
+    sources = [source for source in map(_own_rows, (config.data.train, config.data.eval)) if source]
     is_verified = negative is not None and negative.type == "verified"
     if is_verified and sources and not any(source.grader for source in sources):
         raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ import yaml
 from unisd.config.schema import RunConfig
 from unisd.objective import COMPONENTS
 
+CONFIG_FILE = "unisd.yaml"
+"""What the resolved configuration is called in the output folder of a run."""
 LEFT_OUT_OF_TRAINING = frozenset({"hub_token"})
 """Secrets: the text goes into model cards and results files."""
 
@@ -34,6 +37,12 @@ def resolved_yaml(config: RunConfig) -> str:
         "eval": plain(config.eval),
     }
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+
+
+def config_hash(config: RunConfig) -> str:
+    """Tells settings apart; where this machine keeps the weights is left out."""
+    model = dataclasses.replace(config.model, name_or_path="")
+    return hashlib.sha256(resolved_yaml(dataclasses.replace(config, model=model)).encode()).hexdigest()[:16]
 
 
 def component_name(component: object) -> str:

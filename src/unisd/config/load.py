@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,25 @@ from unisd.options import RolloutOptions
 
 def load_config(path: str | Path, overrides: Overrides = ()) -> RunConfig:
     """The run that the file and the overrides describe, every field checked; loads no tokenizer and no weights."""
-    document = read_config(path, overrides)
+    return config_of(read_document(path), overrides, source=path)
+
+
+def config_of(document: Mapping[Any, Any], overrides: Overrides = (), *, source: str | Path) -> RunConfig:
+    """The same from sections that were read already, or never stood in a file; `source` is what errors call them."""
+    checked = _checked(document, overrides, source)
     # Torch and transformers come in here and no earlier: a misspelt section is reported at once.
     from unisd.config.build import build_config
 
-    return build_config(document)
+    return build_config(checked)
 
 
 def read_config(path: str | Path, overrides: Overrides = ()) -> dict[str, Any]:
     """The sections after all checks that need neither torch nor transformers; `training.output_dir` filled in."""
-    document = read_document(path)
+    return _checked(read_document(path), overrides, path)
+
+
+def _checked(given: Mapping[Any, Any], overrides: Overrides, path: str | Path) -> dict[str, Any]:
+    document = dict(given)
     if document.get("components") is None and any(str(override).startswith("components.") for override in overrides):
         document["components"] = [dict(entry) for entry in DEFAULT_COMPONENTS]
     document = with_overrides(document, overrides)

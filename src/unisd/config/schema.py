@@ -43,7 +43,7 @@ class DataSection(PromptOptions):
     """Section `data`: what is trained and evaluated on, and how prompts are rendered and bounded."""
 
     train: str | DataSource | None = None
-    """A task name, or `{path, name, split, data_files}` of a data set of your own."""
+    """A task name, `{task, path}` of rows of a task's schema, or `{path, name, split, data_files}` of your own."""
     eval: str | DataSource | None = None
     """The same for the held-out examples; `{..., grader}` says how an answer is graded."""
     limit: int | None = None
@@ -52,6 +52,8 @@ class DataSection(PromptOptions):
     """Builds `prompt` from the columns of a data set that has none: `"Question: {question}"`."""
     privileged_template: str | None = None
     """Builds `privileged_context` likewise."""
+    allow_code_execution: bool = False
+    """Let mbpp and humaneval run code that the model writes, in a sandbox on this machine; else they are refused."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,13 +34,54 @@ STARTERS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {"output_dir": "runs/cmd"},
         "eval": {"tasks": ["cmd"], "limit": 100},
     },
+    "cos_e": {
+        "data": {"train": "cos_e", "eval": "cos_e"},
+        "rollout": {"max_completion_length": 24},
+        "training": {"output_dir": "runs/cos_e"},
+        "eval": {"tasks": ["cos_e"], "limit": 200},
+    },
+    "gpqa": {
+        "data": {"train": "scienceqa", "eval": "gpqa", "max_prompt_length": 2048, "max_teacher_prompt_length": 4096},
+        "rollout": {"max_completion_length": 128},
+        "training": {"output_dir": "runs/gpqa"},
+        "eval": {"tasks": ["gpqa", "scienceqa"], "limit": 200},
+    },
+    "humaneval": {
+        "data": {"train": "mbpp", "eval": "humaneval", "allow_code_execution": True},
+        "rollout": {"max_completion_length": 512},
+        "training": {"output_dir": "runs/humaneval"},
+        "eval": {"tasks": ["humaneval", "mbpp"], "limit": 100},
+    },
     "local": {
         "data": {"train": {"path": "train.jsonl"}, "eval": {"path": "eval.jsonl", "grader": "exact_match"}},
         "rollout": {"max_completion_length": 256},
         "training": {"output_dir": "runs/local"},
     },
+    "mbpp": {
+        "data": {"train": "mbpp", "eval": "mbpp", "allow_code_execution": True},
+        "rollout": {"max_completion_length": 384},
+        "training": {"output_dir": "runs/mbpp"},
+        "eval": {"tasks": ["mbpp"], "limit": 100},
+    },
+    "scienceqa": {
+        "data": {"train": "scienceqa", "eval": "scienceqa", "on_overflow": "drop"},
+        "rollout": {"max_completion_length": 64},
+        "training": {"output_dir": "runs/scienceqa"},
+        "eval": {"tasks": ["scienceqa"], "limit": 200},
+    },
+    "tool_alpaca": {
+        "data": {
+            "train": "tool_alpaca",
+            "eval": "tool_alpaca",
+            "max_prompt_length": 2048,
+            "on_overflow": "drop",
+        },
+        "rollout": {"max_completion_length": 128},
+        "training": {"output_dir": "runs/tool_alpaca"},
+        "eval": {"tasks": ["tool_alpaca"]},
+    },
 }
-"""By task: what its file sets beyond `SHARED`."""
+"""By task: what its file sets beyond `SHARED`. One for evaluation only trains on its neighbour."""
 
 SHARED: dict[str, dict[str, Any]] = {
     "model": {"name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct"},
@@ -70,10 +111,14 @@ REQUIRED = "..."
 HEADER = """\
 # Self-distillation on {task}: the student learns from what it would have said, had it seen the demonstration.
 # Lines that start with #key are options at their defaults; take the # away to set one.
-#
+{rows}#
 #   unisd probe {file}    is there anything to learn? student against teacher, before training
 #   unisd plan {file}     passes, memory, prompt lengths
 #   unisd train {file}    key=value overrides one option: training.learning_rate=1e-4
+"""
+
+TASK_ROWS = """\
+# The rows come from the hub; for a file with the same columns write {{task: {task}, path: train.jsonl}} instead.
 """
 
 LOCAL_DATA = """\
@@ -108,7 +153,8 @@ def starter_yaml(task: str, file: str) -> str:
         "eval": _options(EvalSection, chosen.get("eval", {})),
     }
     blocks = ["\n".join([f"# {heads[name]}", f"{name}:", *_indented(lines)]) + "\n" for name, lines in sections.items()]
-    return "\n".join([HEADER.format(task=task, file=file), *blocks])
+    rows = TASK_ROWS.format(task=task) if task not in ("cmd", "local") else ""
+    return "\n".join([HEADER.format(task=task, file=file, rows=rows), *blocks])
 
 
 def field_docs(schema: type) -> dict[str, str]:

@@ -86,7 +86,7 @@ def json_equal(completion: str, answer: Any) -> Grade:
     # A model that keeps opening brackets exceeds the parser's depth.
     except (ValueError, RecursionError) as error:
         return Grade(False, is_well_formed=False, note=f"not JSON: {error}")
-    return _verdict(_same_json(given, expected), f"not {json.dumps(expected)}")
+    return _verdict(same_json(given, expected), f"not {json.dumps(expected)}")
 
 
 GRADERS: dict[str, Grader] = {
@@ -153,12 +153,13 @@ def _last_number(text: str) -> float | None:
     return float(numbers[-1].replace(",", "")) if numbers else None
 
 
-def _same_json(given: Any, expected: Any) -> bool:
+def same_json(given: Any, expected: Any) -> bool:
+    """Equal as JSON: numbers by value, true is not 1, the order of keys does not count."""
     # Python takes True for 1; JSON does not.
     if isinstance(given, bool) or isinstance(expected, bool):
         return given is expected
     if isinstance(given, dict) and isinstance(expected, dict):
-        return given.keys() == expected.keys() and all(_same_json(given[key], expected[key]) for key in given)
+        return given.keys() == expected.keys() and all(same_json(given[key], expected[key]) for key in given)
     if isinstance(given, list) and isinstance(expected, list):
-        return len(given) == len(expected) and all(map(_same_json, given, expected))
+        return len(given) == len(expected) and all(map(same_json, given, expected))
     return given == expected

@@ -6,10 +6,13 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-"""How a local file is read, by its ending."""
+"""How a local file is read, by its ending; `.gz` may follow."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
@@ -19,7 +22,7 @@ class DataSource:
     """One data set of own rows, and what grades the answers to it."""
 
     path: str
-    """A .jsonl, .json, .csv or .parquet file, a folder of such files, or the id of a data set on the hub."""
+    """A .jsonl, .json, .csv or .parquet file (or one of these with .gz), a folder of such files, or a hub id."""
     name: str | None = None
     """Configuration of a hub data set."""
     split: str = "train"
@@ -28,11 +31,13 @@ class DataSource:
     """Which files of the folder or hub data set."""
     grader: str | None = None
     """Grades completions: exact_match(_ignore_case), contains, regex, numeric, json, or `pkg.module:function`."""
+    task: str | None = None
+    """The rows are of this task's schema (cos_e, mbpp ...), which then makes the prompts and grades."""
 
     def __post_init__(self) -> None:
         if not self.path.strip():
             raise ValueError("path: is empty. Give a file, a folder, or the id of a data set on the hub.")
-        if Path(self.path).suffix in FORMATS and (self.name or self.data_files):
+        if _ending(Path(self.path)) in FORMATS and (self.name or self.data_files):
             key = "name" if self.name else "data_files"
             raise ValueError(
                 f"{key}: {self.path} is one file, so there is nothing to choose. Remove {key}, or give the folder."
@@ -40,39 +45,51 @@ class DataSource:
 
     def load(self, limit: int | None = None) -> list[dict[str, Any]]:
         """All rows or the first `limit`, with the same columns each; a `ValueError` says what is unreadable."""
+        data = self.open()
+        return [dict(row) for row in data.select(range(min(limit or len(data), len(data))))]
+
+    def open(self) -> Dataset:
+        """The rows to go through one by one; images stay as they are stored. At least one row, or a `ValueError`."""
         # Slow to import, and a generated task does not need it.
-        from datasets import Dataset, load_dataset
+        from datasets import Dataset, Image, load_dataset
         from datasets.exceptions import DatasetsError
 
         local = Path(self.path).expanduser()
         self._check_exists(local)
         arguments: dict[str, Any] = {"path": self.path, "name": self.name, "data_files": self.data_files}
         if local.is_file():
-            arguments = {"path": FORMATS[local.suffix], "data_files": str(local)}
+            arguments = {"path": FORMATS[_ending(local)], "data_files": str(local)}
         elif local.is_dir():
             arguments["path"] = str(local)
         try:
             data = load_dataset(**arguments, split=self.split)
-            assert isinstance(data, Dataset)
-            rows = [dict(row) for row in data.select(range(min(limit or len(data), len(data))))]
         # An empty JSON file ends in StopIteration, a data set that is a script in RuntimeError.
         except (DatasetsError, OSError, ValueError, StopIteration, RuntimeError) as error:
             raise ValueError(_explanation(self, local, error)) from error
-        if not rows:
+        assert isinstance(data, Dataset)
+        if not len(data):
             raise ValueError(_no_rows(self))
-        return rows
+        for column, feature in data.features.items():
+            if isinstance(feature, Image):
+                data = data.cast_column(column, Image(decode=False))
+        return data
 
     def _check_exists(self, local: Path) -> None:
         if local.is_dir():
             return
         if local.is_file():
-            if local.suffix not in FORMATS:
+            if _ending(local) not in FORMATS:
                 raise ValueError(
-                    f"{self.path}: the ending {local.suffix!r} cannot be read. Allowed: {', '.join(FORMATS)}."
+                    f"{self.path}: the ending {local.suffix!r} cannot be read. Allowed: {', '.join(FORMATS)}, each also "
+                    "with .gz."
                 )
             return
-        if local.suffix in FORMATS or not _HUB_ID.fullmatch(self.path):
+        if _ending(local) in FORMATS or not _HUB_ID.fullmatch(self.path):
             raise ValueError(f"{self.path}: no such file or folder (looked in {Path.cwd()}). Correct the path.")
+
+
+def _ending(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
 
 
 def _explanation(source: DataSource, local: Path, error: Exception) -> str:

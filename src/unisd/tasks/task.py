@@ -49,6 +49,11 @@ def check_limit(limit: int | None) -> None:
         raise ValueError(f"limit must be at least 1, got {limit}. For all examples, leave it out.")
 
 
+def visible_part(completion: str) -> str:
+    """The completion without what stands between `<think>` and `</think>`: after the last end, up to a new start."""
+    return completion.rpartition("</think>")[2].partition("<think>")[0]
+
+
 def ask_for_wrong_answer(prompt: Prompt, instruction: str) -> Prompt:
     """The prompt with `instruction` at the end of the last turn."""
     if isinstance(prompt, str):

@@ -120,7 +120,7 @@ class BaseTeacher(Teacher):
         if self._start is not None:
             return self._start.swapped_into(model)
         assert isinstance(model, PeftModel), "start() was not called"
-        return _without_adapter(model)
+        return without_adapter(model)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """A fingerprint of the initial weights; they come from the model the run is started with."""
@@ -210,7 +210,8 @@ def scoring_with(teacher: Teacher, model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _without_adapter(model: PeftModel) -> Iterator[None]:
+def without_adapter(model: PeftModel) -> Iterator[None]:
+    """Inside, the model computes without its adapter; afterwards what was frozen still is."""
     # PEFT makes all of an adapter trainable when it switches it on again, also what a user froze.
     trains = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
@@ -230,7 +231,7 @@ def _is_initial_without_adapter(model: PeftModel) -> bool:
     ids = torch.arange(min(16, config.vocab_size), device=device)[None]
     with evaluation_mode(model):
         initial = model(input_ids=ids).logits
-        with moved.swapped_into(model), _without_adapter(model):
+        with moved.swapped_into(model), without_adapter(model):
             later = model(input_ids=ids).logits
     return torch.equal(initial, later)
 

@@ -12,7 +12,7 @@ import yaml
 from unisd.config.load import load_config
 from unisd.config.schema import RunConfig
 from unisd.contexts.demonstration import Demonstration
-from unisd.evaluate import ProbedView, ProbeResult, divergences, probe
+from unisd.probe import ProbedView, ProbeResult, divergences, probe
 from unisd.rollout.collate import Row
 from unisd.tasks.accuracy import TaskResult
 from unisd.tasks.cmd import CmdTask

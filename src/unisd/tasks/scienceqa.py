@@ -1,0 +1,34 @@
+"""ScienceQA: science questions of school books with two to five options; those without an image."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from unisd.tasks.benchmark import Role, Row, text_in
+from unisd.tasks.choice import ChoiceTask, choice_example
+from unisd.tasks.source import DataSource
+from unisd.types import Example
+
+FIELDS = ("grade", "subject", "topic", "category", "skill", "lecture", "solution")
+"""Columns that an example keeps, for templates and for contexts of your own; none is in a prompt."""
+
+
+class ScienceQATask(ChoiceTask):
+    """School science with two to five options, the rows without an image. Source: arXiv:2209.09513."""
+
+    name: ClassVar[str] = "scienceqa"
+    hub_train: ClassVar[DataSource | None] = DataSource("derek-thomas/ScienceQA", split="train")
+    hub_eval: ClassVar[DataSource] = DataSource("derek-thomas/ScienceQA", split="test")
+    columns: ClassVar[tuple[str, ...]] = ("question", "choices", "answer")
+
+    def exclusion(self, row: Row, role: Role) -> str | None:
+        return None if row.get("image") is None else "with an image"
+
+    def example(self, row: Row) -> Example:
+        """The hint, which holds what a question is about, stands before the question."""
+        answer = row["answer"]
+        if isinstance(answer, bool) or not isinstance(answer, int):
+            raise ValueError(f"answer: must be the number of a choice, counted from 0, got {answer!r}.")
+        fields = {name: row[name] for name in FIELDS if name in row}
+        context = (row.get("hint") or "").strip()
+        return choice_example(text_in(row, "question"), list(row["choices"]), answer, context=context, fields=fields)

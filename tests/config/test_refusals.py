@@ -64,7 +64,31 @@ MODEL = "model: {name_or_path: owner/name}\n"
             "contexts: {privileged: {style: turn}}",
             "contexts.privileged.style must be one of turns, message, got 'turn'.",
         ),
-        ("data: {train: cmdd}", "data.train: there is no task 'cmdd'. Did you mean 'cmd'? Allowed: cmd, or {path:"),
+        ("data: {train: cmdd}", "data.train: there is no task 'cmdd'. Did you mean 'cmd'? Allowed: cmd, cos_e, "),
+        ("data: {train: nothing}", "tool_alpaca, or {path: train.jsonl} for data of your own."),
+        ("data: {train: {task: cose, path: a.jsonl}}", "data.train: there is no task 'cose'. Did you mean 'cos_e'?"),
+        ("data: {train: {task: cmd, path: a.jsonl}}", "data.train: cmd makes its own rows and takes no path."),
+        ("data: {train: {task: cos_e}}", "data.train.path is missing."),
+        (
+            "data: {train: cmd, eval: {task: cos_e, path: a.jsonl, grader: contains}}",
+            "data.eval.grader: cos_e has its own grader, got 'contains'.",
+        ),
+        (
+            "data: {train: {task: cos_e, path: a.jsonl}, prompt_template: '{question}'}",
+            "data.prompt_template builds a column of your own data",
+        ),
+        ("data: {train: gpqa}", "data.train: gpqa is for evaluation only. Name it under eval.tasks"),
+        (
+            "data: {train: {task: humaneval, path: a.jsonl}, allow_code_execution: true}",
+            "data.train: humaneval is for evaluation only.",
+        ),
+        ("data: {train: mbpp}", "data.train: mbpp grades by running code that the model writes, on this machine."),
+        (
+            "data: {train: cmd}\neval: {tasks: [cmd, humaneval]}",
+            "eval.tasks[1]: humaneval grades by running code that the model writes, on this machine. It runs in a sandbox "
+            "without network, files or your environment, but no sandbox is perfect. To agree, set "
+            "data.allow_code_execution: true.",
+        ),
         ("data: {train: {pth: x}}", "data.train: 'pth' is not an option of data.train. Did you mean 'path'?"),
         ("data: {train: {path: a.jsonl, grader: nope}}", "'nope' is not a grader"),
         ("data: {train: {path: a.jsonl}, prompt_template: '{q'}", "data.prompt_template: '{q' is not a template"),
@@ -146,7 +170,7 @@ def test_training_refuses_missing_data_and_arguments_that_contradict_each_other(
     path = tmp_path / "run.yaml"
     path.write_text(MODEL)
     output = {"training.output_dir": str(tmp_path / "out")}
-    with pytest.raises(ConfigError, match=r"data.train is missing. Give a task \(cmd\)"):
+    with pytest.raises(ConfigError, match=r"data.train is missing. Give a task \(cmd, cos_e, "):
         check_training(load_config(path, output))
     with pytest.raises(ConfigError, match="training: .*requires non-zero --logging_steps"):
         check_training(load_config(path, output | {"data.train": "cmd", "training.logging_steps": 0}))

@@ -88,6 +88,9 @@ CASES = {
     ),
     "CrossEntropy.coefficient": Case(see.losses, "components.0.coefficient", 1, 2, component("cross_entropy")),
     "CrossEntropy.weighted": Case(see.losses, "components.1.weighted", False, True, after_filter("cross_entropy")),
+    "DataSection.allow_code_execution": Case(
+        see.refusal, "data.allow_code_execution", False, True, {"data.train": {"task": "mbpp", "path": "mbpp.jsonl"}}
+    ),
     "DataSection.eval": Case(see.eval_prompts, "data.eval", None, {"path": "rows.jsonl"}),
     "DataSection.limit": Case(see.prompts, "data.limit", 2, 3),
     "DataSection.privileged_template": Case(
@@ -110,6 +113,7 @@ CASES = {
     "DataSource.name": Case(see.prompts, "data.train.name", "one", "two", FOLDER),
     "DataSource.path": Case(see.prompts, "data.train.path", "rows.jsonl", "chats.jsonl"),
     "DataSource.split": Case(see.prompts, "data.train.split", "train", "test", FOLDER),
+    "DataSource.task": Case(see.prompts, "data.train.task", None, "cos_e", {"data.train": {"path": "quiz.jsonl"}}),
     "Demonstration.repeats": Case(see.views, "contexts.privileged.repeats", 1, 3),
     "Demonstration.style": Case(see.views, "contexts.privileged.style", "turns", "message"),
     "Demonstration.template": Case(

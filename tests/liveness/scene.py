@@ -45,6 +45,16 @@ CHATS = [
     {**row, "prompt": [{"role": "user", "content": row["prompt"]}], "completion": row["completion"]} for row in ROWS
 ]
 QUESTIONS = [{"question": word, "hint": word[::-1]} for word in WORDS]
+QUIZ = [{"prompt": f"Say {word}", "question": f"Say {word}?", "choices": ["yes", "no"], "answer": "no"} for word in WORDS]
+MBPP = [
+    {
+        "task_id": 601,
+        "prompt": "Write f.",
+        "code": "def f(): return 1",
+        "test_imports": [],
+        "test_list": ["assert f() == 1"],
+    }
+]
 # Without contexts of their own, so that these are built.
 SOLVED = [
     {"prompt": f"Say {word}, please\n", "privileged_context": word, "completion": word, "answer": word}
@@ -70,7 +80,8 @@ def is_even(completion: str, answer: Any) -> Grade:
 def write_scene(folder: Path) -> None:
     """Everything that the cases name, and `run.yaml`, the run that they change."""
     (folder / "run.yaml").write_text(RUN)
-    for name, rows in (("rows", ROWS), ("chats", CHATS), ("questions", QUESTIONS), ("solved", SOLVED)):
+    files = {"rows": ROWS, "chats": CHATS, "questions": QUESTIONS, "solved": SOLVED, "quiz": QUIZ, "mbpp": MBPP}
+    for name, rows in files.items():
         _write_rows(folder / f"{name}.jsonl", rows)
     # Two configurations, and two splits of the first.
     (folder / "folder").mkdir()

@@ -115,7 +115,7 @@ def test_every_text_can_be_read_against_what_lies_behind_it(browser, pages):
             }
         };
         const poor = [];
-        for (const element of document.querySelectorAll('p, li, td, th, dd, dt, h1, h2, h3, summary, pre, span, text')) {
+        for (const element of document.querySelectorAll('p,li,td,th,dd,dt,h1,h2,h3,summary,pre,span,text')) {
             const text = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
             if (!text || !element.getClientRects().length) continue;
             const style = getComputedStyle(element);

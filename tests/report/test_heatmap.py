@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -58,9 +59,11 @@ def test_without_a_completion_the_student_answers_greedily(tmp_path):
     trainer = build(tmp_path, keywords={"components": []})
     example = Example(prompt="Say red\n", privileged_context="red")
     found = token_heatmap(trainer, {"prompt": "Say red\n", "privileged_context": "red"}).token_map
-    ids = trainer.processing_class("Say red\n", return_tensors="pt")["input_ids"]
+    tokenizer: Any = trainer.processing_class
+    model: Any = trainer.model
+    ids = tokenizer("Say red\n", return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        assert found.tokens[0] == trainer.processing_class.decode([int(trainer.model(ids).logits[0, -1].argmax())])
+        assert found.tokens[0] == tokenizer.decode([int(model(ids).logits[0, -1].argmax())])
     assert found == token_heatmap(trainer, example).token_map
 
 

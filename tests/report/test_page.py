@@ -141,7 +141,7 @@ def test_a_report_needs_no_torch(tmp_path):
 
 def test_folders_that_hold_nothing_to_report_are_refused(tmp_path, capsys):
     assert main(["report", str(tmp_path / "nowhere")]) == 2
-    assert "there is no folder" in capsys.readouterr().err
+    assert "is no folder" in capsys.readouterr().err
     assert main(["report", str(tmp_path)]) == 2
     assert "holds neither metrics.json (of a finished `unisd train`) nor table.json" in capsys.readouterr().err
     (tmp_path / "metrics.json").write_text('{"final": ')

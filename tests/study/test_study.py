@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 
 import pytest
@@ -129,3 +130,17 @@ def test_the_command_plans_and_refuses(tmp_path, tiny_checkpoint, capsys):
         assert cli(["study", *arguments]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_keeps_its_name_where_the_model_moves_and_not_where_it_changes(tmp_path, tiny_checkpoint):
+    def ids(model) -> list[str]:
+        write_recipe(tmp_path, model)
+        path = write_study(tmp_path, {"variants": [{"name": "one", "config": "recipe.yaml"}]})
+        return [run.id for run in grid_of(load_study(path), path)]
+
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_checkpoint, moved)
+    assert ids(moved) == ids(tiny_checkpoint)
+    with (moved / "config.json").open("a") as file:
+        file.write("\n")
+    assert ids(moved)[1] != ids(tiny_checkpoint)[1]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+import os
 
 import pytest
 
@@ -15,6 +13,8 @@ from unisd.tasks.gpqa import GPQATask
 from unisd.tasks.scienceqa import ScienceQATask
 from unisd.tasks.source import DataSource
 
+# With every annotation checked all of CoS-E takes ten seconds, so that only CI reads it all.
+EVERY = 1 if os.environ.get("CI") else 25
 OPTIONS = ["antique shop", "house", "dark place"]
 UNREADABLE = None
 REPLIES = [
@@ -149,16 +149,11 @@ def test_the_place_of_the_answer_follows_from_the_question_and_is_spread(tmp_pat
     examples = CosETask(eval=DataSource(path)).eval_examples()
     places = [example.answer[0] for example in examples]
     assert min(places.count(letter) for letter in "ABC") >= 6
-    # Neither where a row stands, nor its id, nor the process it is read in changes the order.
+    # Neither where a row stands nor its id changes the order.
     one = write_rows(tmp_path / "one.jsonl", [{**COS_E[7], "id": "other"}])
     assert CosETask(eval=DataSource(one)).eval_examples()[0].prompt == examples[7].prompt
-    code = (
-        "from unisd.tasks.choice import choice_example; "
-        "print(choice_example('Where does number 7 sleep?', ['in a bed', 'on a roof', 'under a car'], 1).answer)"
-    )
-    environment = {"PYTHONHASHSEED": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
-    printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert printed.stdout.strip() == examples[7].answer
+    # Nor does the Python or the machine: results of other people stay comparable.
+    assert "".join(places) == "ACBCBCBACBBAACCBBBBBABABAACBAACAAABACABB"
 
 
 def test_the_place_of_the_answer_among_the_choices_does_not_say_where_it_is_shown():
@@ -263,9 +258,9 @@ def test_rows_of_another_schema_and_a_split_without_rows_are_refused(tmp_path):
 def test_every_gold_answer_of_cos_e_is_right_and_every_negative_wrong():
     rows = {name: DataSource(str(DATA / "cos_e" / f"{name}.jsonl")) for name in ("train", "validation")}
     task = CosETask(rows["train"], rows["validation"])
-    examples = [task.train_examples(), task.eval_examples()]
-    assert list(map(len, examples)) == [7610, 950]
-    for example in sum(examples, []):
+    train, evaluation = task.train_examples(), task.eval_examples()
+    assert (len(train), len(evaluation)) == (7610, 950)
+    for example in [*train[::EVERY], *evaluation]:
         assert task.grade(example, example.answer).correct
         negative = task.grade(example, example.fields["negative_answer"])
         assert negative.is_well_formed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def test_answers_before_and_after_are_kept_and_keeping_them_changes_nothing(conf
     kept = KeptExamples.load(tmp_path / "kept")
     assert (kept.source, kept.num_steps, len(kept.examples)) == ("held-out", 2, 3)
     first = kept.examples[0]
-    tokenizer = kept_run.processing_class
+    tokenizer: Any = kept_run.processing_class
     prompt = tokenizer(first.prompt, add_special_tokens=False)["input_ids"]
     (after,) = kept_run.generate([prompt], seed=0, greedy=True)
     with kept_run.model.disable_adapter():

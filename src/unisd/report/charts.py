@@ -157,7 +157,8 @@ def _svg(title: str, width: float, height: float, draw: Callable[[Figure, Any], 
     from matplotlib.figure import Figure
 
     file = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
+    style: dict[Any, Any] = {**_STYLE, "svg.hashsalt": title}
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")

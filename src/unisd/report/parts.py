@@ -24,7 +24,7 @@ TITLES = {
     "entropy": "Entropy of the student, nats",
 }
 """What is drawn of every run that logged it."""
-NOT_MECHANISMS = ("completions/", "divergence/", "time/")
+NOT_MECHANISMS = ("completions/", "divergence/", "eval_", "time/")
 """Starts of logged names that say how the run went rather than what a part of it did."""
 
 
@@ -157,8 +157,9 @@ def heat_maps(kept: Sequence[tuple[str, KeptExamples]]) -> HeatMaps:
         meanings.update(legend(example.token_map, coefficients))
     temperatures = sorted({examples.temperature for _, examples in kept})
     note = (
-        "The student's greedy answers after training, one row per measure, named as in the training log; all maps share "
-        f"their scales, from 0 next to the page's own colour. Probabilities at the objective's temperature, {', '.join(f'{one:g}' for one in temperatures)}."
+        "The student's greedy answers after training, one row per measure, named as in the training log; all maps "
+        "share their scales, from 0 next to the page's own colour. Probabilities at the objective's temperature, "
+        f"{', '.join(f'{one:g}' for one in temperatures)}."
     )
     if len(maps) < len(queue):
         note += f" {len(queue) - len(maps)} more maps lie in examples.json, left out to keep this file small."

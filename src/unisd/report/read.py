@@ -97,9 +97,7 @@ class StudyRecord:
 def read_folder(folder: Path) -> RunRecord | StudyRecord:
     """The study, or else the run, in a folder; a `ValueError` says what is missing."""
     if not folder.is_dir():
-        raise ValueError(
-            f"report: there is no folder {folder}. Give training.output_dir of a run, or a study's folder."
-        )
+        raise ValueError(f"report: {folder} is no folder. Give training.output_dir of a run, or a study's folder.")
     if (folder / TABLE_FILE).is_file():
         return _read_study(folder)
     for place in (folder, folder / TRAINING_FOLDER):

@@ -155,12 +155,9 @@ def measured_sentences(results: Results | None) -> list[str]:
 def _mechanisms(run: RunRecord) -> dict[str, float]:
     """How much each part acted: means over the training log, of the teacher the last value."""
     found = {}
-    trained = [entry for entry in run.history if "loss" in entry]
     for name in run.metrics:
-        values = (
-            list(run.series(name).values()) if "/" in name and not name.startswith((*NOT_MECHANISMS, "eval_")) else []
-        )
-        if values and trained:
+        values = list(run.series(name).values())
+        if values and "/" in name and not name.startswith(NOT_MECHANISMS):
             found[name] = values[-1] if name.startswith("teacher/") else fmean(values)
     return found
 

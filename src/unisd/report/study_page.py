@@ -40,11 +40,10 @@ def study_page(study: StudyRecord) -> Page:
     maps = heat_maps(kept)
     held_out = _held_out_questions(study, first_runs)
     trained = [
-        question_of(
-            f"{run.variant}, seed {run.seed}", run.examples.examples[0], f"after {run.examples.num_steps} steps"
-        )
+        question_of(f"{run.variant}, seed {run.seed}", example, f"after {run.examples.num_steps} steps")
         for run in first_runs
         if run.examples
+        for example in run.examples.examples[:1]
     ]
     note = "Of every recipe the first seed. " + (source_note([one for _, one in kept]) if kept else "")
     rows = [row for row in table.rows if row.task == table.tasks[0]] if table.tasks else []
@@ -148,8 +147,10 @@ def _bar(name: str, one: Estimate, *, is_reference: bool = False) -> Bar:
 
 
 def _table(table: Table, rows: Sequence[Row], bars: Sequence[Bar]) -> TextTable:
-    head = ("recipe", "seeds", "correct, %", "vs base", f"vs {table.baseline}", "p models", "p recipe", "tokens", "s/step",
-            "passes", "JSD to base", "inert")  # fmt: skip
+    head = (
+        "recipe", "seeds", "correct, %", "vs base", f"vs {table.baseline}", "p models", "p recipe", "tokens", "s/step",
+        "passes", "JSD to base", "inert",
+    )  # fmt: skip
     lines = [_line(table, row) for row in rows]
     lines += [
         (bar.name, "", _percent(Estimate(bar.value / 100, _share(bar.low), _share(bar.high))), *[""] * (len(head) - 3))

@@ -109,15 +109,26 @@ def _run(variant: Variant, seed: int, config: RunConfig, folder: Path, evaluatio
 
 
 def _hash(config: RunConfig, evaluation: Evaluation) -> str:
-    """Changes with every option and with the content of local data files, not with the folder of the study."""
+    """Changes with every option and the content of local data and models, not with where this machine keeps them."""
     sources = [source for source in (config.data.train, config.data.eval) if isinstance(source, DataSource)]
     files = [path for path in (*(source.path for source in sources), evaluation.general_text) if path]
+    model = replace(config.model, name_or_path=_model_identity(config.model.name_or_path))
     parts = {
-        "config": resolved_yaml(config),
+        "config": resolved_yaml(replace(config, model=model)),
         "evaluation": evaluation_fields(evaluation),
         "data": {file: _digest(Path(file)) for file in files},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _model_identity(name_or_path: str) -> str:
+    """A hub id as it is; of a folder its configuration and the names and sizes of its files of weights."""
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return name_or_path
+    sizes = {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
+    identity = json.dumps([_digest(folder / "config.json"), sizes])
+    return f"folder {hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
 def _digest(path: Path) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -64,23 +64,11 @@ class Benchmark(ABC):
 
     def _examples(self, source: DataSource, role: Role, limit: int | None) -> list[Example]:
         check_limit(limit)
-        try:
-            data = source.open()
-        except ValueError as error:
-            is_hub = source in (self.hub_train, self.hub_eval)
-            raise ValueError(f"{self.name}: {error}{self._hint() if is_hub else ''}") from error
-        missing = [column for column in self.columns if column not in data.column_names]
-        if missing:
-            raise ValueError(
-                f"{source.path}: has no column {', '.join(map(repr, missing))}, which {self.name} needs. Columns: "
-                f"{', '.join(data.column_names)}. Give rows of the schema of {self.hub_eval.path}."
-            )
         examples: list[Example] = []
         left_out: Counter[str] = Counter()
-        for index, row in enumerate(data):
+        for index, row in enumerate(self._rows(source)):
             if len(examples) == limit:
                 break
-            assert isinstance(row, dict)
             try:
                 reason = self.exclusion(row, role)
                 if reason is None:
@@ -91,6 +79,20 @@ class Benchmark(ABC):
                 raise ValueError(f"{source.path}, row {index}: {error}") from error
         self._report(source, role, len(examples), left_out)
         return examples
+
+    def _rows(self, source: DataSource) -> Iterator[Row]:
+        is_hub = source in (self.hub_train, self.hub_eval)
+        try:
+            for row in source.rows():
+                missing = [column for column in self.columns if column not in row]
+                if missing:
+                    raise ValueError(
+                        f"{source.path}: has no column {', '.join(map(repr, missing))}, which {self.name} needs. "
+                        f"Columns: {', '.join(row)}. Give rows of the schema of {self.hub_eval.path}."
+                    )
+                yield row
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}{self._hint() if is_hub else ''}") from error
 
     def _hint(self) -> str:
         note = f" {self.hub_note}" if self.hub_note else ""

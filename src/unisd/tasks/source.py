@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from typing import Any
 
 FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 """How a local file is read, by its ending; `.gz` may follow."""
@@ -45,11 +44,10 @@ class DataSource:
 
     def load(self, limit: int | None = None) -> list[dict[str, Any]]:
         """All rows or the first `limit`, with the same columns each; a `ValueError` says what is unreadable."""
-        data = self.open()
-        return [dict(row) for row in data.select(range(min(limit or len(data), len(data))))]
+        return list(itertools.islice(self.rows(), limit))
 
-    def open(self) -> Dataset:
-        """The rows to go through one by one; images stay as they are stored. At least one row, or a `ValueError`."""
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows one by one, at least one; images stay as they are stored."""
         # Slow to import, and a generated task does not need it.
         from datasets import Dataset, Image, load_dataset
         from datasets.exceptions import DatasetsError
@@ -63,16 +61,17 @@ class DataSource:
             arguments["path"] = str(local)
         try:
             data = load_dataset(**arguments, split=self.split)
+            assert isinstance(data, Dataset)
+            num_rows = len(data)
+            for column, feature in data.features.items():
+                if isinstance(feature, Image):
+                    data = data.cast_column(column, Image(decode=False))
+            yield from map(dict, data)
         # An empty JSON file ends in StopIteration, a data set that is a script in RuntimeError.
         except (DatasetsError, OSError, ValueError, StopIteration, RuntimeError) as error:
             raise ValueError(_explanation(self, local, error)) from error
-        assert isinstance(data, Dataset)
-        if not len(data):
+        if not num_rows:
             raise ValueError(_no_rows(self))
-        for column, feature in data.features.items():
-            if isinstance(feature, Image):
-                data = data.cast_column(column, Image(decode=False))
-        return data
 
     def _check_exists(self, local: Path) -> None:
         if local.is_dir():

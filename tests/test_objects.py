@@ -34,8 +34,9 @@ def test_a_task_name_stands_for_the_rows_of_the_hub(tmp_path):
 
 def test_a_task_with_a_path_reads_local_rows_of_its_schema(tmp_path):
     train, held_out = (write_rows(tmp_path / f"{name}.jsonl", COS_E[:5]) for name in ("train", "eval"))
-    data = f"train: {{task: cos_e, path: {train}, split: 'train[:3]'}}, eval: {{task: cos_e, path: {held_out}}}, limit: 2"
-    config = config_of(tmp_path, f"data: {{{data}}}\neval: {{tasks: [cos_e, cmd], limit: 4}}")
+    first = f"{{task: cos_e, path: {train}, split: 'train[:3]'}}"
+    data = f"data: {{train: {first}, eval: {{task: cos_e, path: {held_out}}}, limit: 2}}"
+    config = config_of(tmp_path, f"{data}\neval: {{tasks: [cos_e, cmd], limit: 4}}")
     expected = CosETask(DataSource(train, split="train[:3]", task="cos_e"), DataSource(held_out, task="cos_e"))
     assert task_of(config, "train") == expected
     assert eval_tasks(config) == [expected, CmdTask()]

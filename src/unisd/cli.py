@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: FOLDER/report.html)")
     report.set_defaults(run=_report)
     init = commands.add_parser("init", help="write a commented configuration to start from")
-    init.add_argument("task", help="cmd (generated, needs no data) or local (your own files)")
+    init.add_argument("task", help="cmd (generated), local (your own files), or a benchmark such as cos_e")
     init.add_argument("path", nargs="?", type=Path, help="file to write (default: <task>.yaml)")
     init.set_defaults(run=_init)
     return parser

@@ -85,8 +85,8 @@ MODEL = "model: {name_or_path: owner/name}\n"
         ("data: {train: mbpp}", "data.train: mbpp grades by running code that the model writes, on this machine."),
         (
             "data: {train: cmd}\neval: {tasks: [cmd, humaneval]}",
-            "eval.tasks[1]: humaneval grades by running code that the model writes, on this machine. It runs in a sandbox "
-            "without network, files or your environment, but no sandbox is perfect. To agree, set "
+            "eval.tasks[1]: humaneval grades by running code that the model writes, on this machine. It runs in a "
+            "sandbox without network, files or your environment, but no sandbox is perfect. To agree, set "
             "data.allow_code_execution: true.",
         ),
         ("data: {train: {pth: x}}", "data.train: 'pth' is not an option of data.train. Did you mean 'path'?"),

@@ -26,7 +26,7 @@ SHOWS = {
         "divergence_clip: it changed no token's value or weight",
         "agreement: every weight is above 0.99",
         "teacher: it was updated and has not moved",
-        "warnings: []",
+        "warnings: [",
     ],
 }
 """What each notebook prints when it shows what it is about."""

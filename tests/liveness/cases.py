@@ -143,6 +143,7 @@ CASES = {
     "EMATeacher.decay": Case(see.losses, "teacher.decay", 0.0, 0.9, EMA),
     "EMATeacher.every": Case(see.losses, "teacher.every", 1, 2, {**EMA, "teacher.decay": 0.5}),
     "EvalSection.every": Case(see.evaluations, "eval.every", None, 1, EVAL),
+    "EvalSection.examples": Case(see.num_kept, "eval.examples", 0, 2, EVAL),
     "EvalSection.limit": Case(see.eval_prompts, "eval.limit", 1, 2, EVAL),
     "EvalSection.tasks": Case(see.evaluations, "eval.tasks", [], ["cmd"], {**EVAL, "eval.limit": 2}),
     "FeatureMatch.coefficient": Case(see.losses, "components.0.coefficient", 1, 2, component("feature_match")),

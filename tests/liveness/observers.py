@@ -8,6 +8,8 @@ from typing import Any
 
 from unisd.config.load import load_config
 from unisd.objects import model_of
+from unisd.token_maps.record import EXAMPLES_FILE, KeptExamples
+from unisd.train import run
 from unisd.trainer import SelfDistillTrainer
 
 Overrides = dict[str, Any]
@@ -126,6 +128,12 @@ def num_printed(overrides: Overrides) -> int:
     """Completions kept in the output folder."""
     path = Path(str(trained(overrides).args.output_dir)) / "completions.jsonl"
     return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def num_kept(overrides: Overrides) -> int:
+    """Prompts whose answers a run leaves for the report."""
+    folder = Path(str(run(load_config("run.yaml", overrides)).args.output_dir))
+    return len(KeptExamples.load(folder).examples) if (folder / EXAMPLES_FILE).exists() else 0
 
 
 def num_trainable(overrides: Overrides) -> int:

@@ -45,7 +45,17 @@ CHATS = [
     {**row, "prompt": [{"role": "user", "content": row["prompt"]}], "completion": row["completion"]} for row in ROWS
 ]
 QUESTIONS = [{"question": word, "hint": word[::-1]} for word in WORDS]
-QUIZ = [{"prompt": f"Say {word}", "question": f"Say {word}?", "choices": ["yes", "no"], "answer": "no"} for word in WORDS]
+# With the columns of a task and with those of a row of one's own.
+QUIZ = [
+    {
+        "question": f"Say {word}?",
+        "choices": ["yes", "no"],
+        "answer": "no",
+        "prompt": f"Say {word}",
+        "privileged_context": word,
+    }
+    for word in WORDS
+]
 MBPP = [
     {
         "task_id": 601,

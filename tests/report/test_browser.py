@@ -101,6 +101,17 @@ def test_without_javascript_the_texts_are_there_and_hovering_works(browser, page
     context.close()
 
 
+def test_on_paper_the_page_is_light_whatever_the_theme(browser, pages):
+    page = browser.new_page(color_scheme="dark")
+    page.goto(pages["run"].as_uri())
+    page.emulate_media(media="print", color_scheme="dark")
+    for selector in ("body", ".unisd-map", ".panel"):
+        assert page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).backgroundColor") == (
+            "rgb(255, 255, 255)"
+        )
+    page.close()
+
+
 def test_every_text_can_be_read_against_what_lies_behind_it(browser, pages):
     """Contrast of at least 4.5 for the texts of the page and of the heat map, in both themes (WCAG 2.2, AA)."""
     script = """() => {

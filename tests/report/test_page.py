@@ -113,9 +113,20 @@ def test_without_examples_or_log_the_page_says_so(tmp_path):
 
 
 def test_a_large_study_stays_below_two_megabytes_and_says_what_it_left_out(tmp_path):
-    page = report_html(write_study(tmp_path / "large", num_steps=300, num_examples=8, num_tokens=96))
+    page = report_html(write_study(tmp_path / "large", num_steps=100, num_examples=8, num_tokens=96))
     assert len(page.encode()) < 2 * MEGABYTE
-    assert "more maps lie in examples.json" in page
+    # 3 recipes of 8 answers of 96 tokens; 10 fit into 1000 tokens.
+    assert "14 more maps lie in examples.json" in page
+
+
+def test_what_would_be_too_large_goes_without_heat_maps_and_says_so(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "run")
+    whole = report_html(folder)
+    monkeypatch.setattr("unisd.report.page.MAX_BYTES", len(whole.encode()) - 1)
+    smaller = Tags(report_html(folder))
+    assert "2 more maps lie in examples.json" in smaller.text
+    assert "student, likeliest" not in smaller.text
+    assert "a cat" in smaller.text
 
 
 def test_the_command_writes_one_file_and_replaces_it(tmp_path, capsys):

@@ -59,7 +59,7 @@ MBPP: dict[str, Any] = {
 }
 HUMANEVAL: dict[str, Any] = {
     "task_id": "HumanEval/0",
-    "prompt": 'import math\n\n\ndef half(x):\n    return x / 2\n\n\ndef quarter(x):\n    """ A quarter of x.\n    """\n',
+    "prompt": 'import math\n\n\ndef half(x):\n    return x / 2\n\n\ndef quarter(x):\n    """ A quarter.\n    """\n',
     "entry_point": "quarter",
     "canonical_solution": "    return half(half(x))\n",
     "test": "def check(candidate):\n    assert candidate(8) == half(4)\n",

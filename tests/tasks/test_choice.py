@@ -226,7 +226,9 @@ def test_gpqa_is_for_evaluation_only_and_its_gold_answer_survives_line_breaks(tm
 
 
 def test_a_gated_data_set_says_what_to_do_where_the_hub_does_not_give_it():
-    with pytest.raises(ValueError, match=r"^gpqa: Idavidrein/gpqa: neither .* gated: accept its terms .* `hf auth login`"):
+    with pytest.raises(
+        ValueError, match=r"^gpqa: Idavidrein/gpqa: neither .* gated: accept its terms .* `hf auth login`"
+    ):
         GPQATask().eval_examples()
 
 

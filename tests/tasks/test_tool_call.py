@@ -26,8 +26,8 @@ DAYS = '"days": 1'
         BOTH.replace(", ", ",\n  "),
         f"Thought: first Oslo,\nwhich is in Norway\n{write_calls([OSLO])}\nThought: then Rome\n{write_calls([ROME])}",
         f"<think>Action: nothing</think>\n{BOTH}",
-        'Action: get-forecast\nAction Input: {"now": true, "hours": [6, 18], "units": "", "days": 1.0, "city": "Oslo"}\n'
-        "Action: getMap\nAction Input: {}",
+        'Action: get-forecast\nAction Input: {"now": true, "hours": [6, 18], "units": "", "days": 1.0, '
+        '"city": "Oslo"}\nAction: getMap\nAction Input: {}',
     ],
 )
 def test_the_right_calls_are_right_however_they_are_spaced(reply):
@@ -100,7 +100,10 @@ def test_the_api_is_shown_once_and_the_calls_nowhere(tmp_path):
     assert request["content"] == TOOL_ALPACA["instruction"]
     assert example.teacher_prompt == [system, request]
     # The second call is marked as optional in the published answer; here it is a call like any other.
-    expected = [ToolCall("getForecast", {"city": "Oslo", "days": 1}), ToolCall("getForecast", {"city": "Rome", "days": 1})]
+    expected = [
+        ToolCall("getForecast", {"city": "Oslo", "days": 1}),
+        ToolCall("getForecast", {"city": "Rome", "days": 1}),
+    ]
     assert task.grade(example, write_calls(expected)).correct
     assert not task.grade(example, write_calls(expected[:1])).correct
     assert turns(task.negative_request(example))[-1]["content"] == example.answer

@@ -26,14 +26,15 @@ def config(tmp_path: Path, tiny_checkpoint: Path) -> RunConfig:
     return load_config(tmp_path / "run.yaml")
 
 
-def at(config: RunConfig, folder: Path) -> RunConfig:
+def at(config: RunConfig, folder: Path, *, num_examples: int = 1) -> RunConfig:
     """The same run in another folder."""
-    return replace(config, training={**config.training, "output_dir": str(folder)})
+    training = {**config.training, "output_dir": str(folder)}
+    return replace(config, training=training, eval=replace(config.eval, examples=num_examples))
 
 
 def test_answers_before_and_after_are_kept_and_keeping_them_changes_nothing(config, tmp_path):
-    kept_run = run(at(config, tmp_path / "kept"), num_examples=3)
-    plain_run = run(at(config, tmp_path / "plain"), num_examples=0)
+    kept_run = run(at(config, tmp_path / "kept", num_examples=3))
+    plain_run = run(at(config, tmp_path / "plain", num_examples=0))
     assert not (tmp_path / "plain" / EXAMPLES_FILE).exists()
     ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("kept", "plain"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -63,7 +64,7 @@ def test_answers_before_and_after_are_kept_and_keeping_them_changes_nothing(conf
 
 def test_without_held_out_data_the_prompts_are_those_of_training(config, tmp_path):
     without = replace(config, data=replace(config.data, eval=None), eval=replace(config.eval, tasks=()))
-    trainer = run(at(without, tmp_path / "run"), num_examples=1)
+    trainer = run(at(without, tmp_path / "run"))
     kept = KeptExamples.load(tmp_path / "run")
     assert kept.source == "training"
     assert kept.examples[0].request == trainer.train_dataset[0].prompt[-1]["content"]
@@ -71,7 +72,7 @@ def test_without_held_out_data_the_prompts_are_those_of_training(config, tmp_pat
 
 
 def test_a_file_of_another_version_or_a_cut_one_is_refused(config, tmp_path):
-    run(at(config, tmp_path / "run"), num_examples=1)
+    run(at(config, tmp_path / "run"))
     path = tmp_path / "run" / EXAMPLES_FILE
     text = path.read_text()
     path.write_text(text.replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99'))

@@ -88,10 +88,14 @@ class EvalSection:
     """Optimizer steps between two evaluations; empty evaluates at the end only."""
     limit: int | None = None
     """Use this many evaluation examples per task at most."""
+    examples: int = 4
+    """Held-out prompts whose answers before and after training are kept for `unisd report`; 0 keeps none."""
 
     def __post_init__(self) -> None:
         _at_least_one("every", self.every)
         _at_least_one("limit", self.limit)
+        if self.examples < 0:
+            raise ValueError(f"examples must be 0 (none) or more, got {self.examples}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Points = Mapping[float, float]
 """Value by optimizer step."""
 
-MAX_POINTS = 150
+MAX_POINTS = 80
 """Of a line; longer ones are averaged, because a screen shows no more."""
 LINES_PER_CHART = len(SERIES["light"]) - 1
 """Curves that can be told apart."""
@@ -127,9 +127,12 @@ def intervals(title: str, bars: Sequence[Bar], *, unit: str, zero: bool = False)
         axes.set_yticks(range(len(bars)), [bar.name for bar in reversed(bars)])
         axes.set_ylim(-0.6, len(bars) - 0.2)
         axes.grid(visible=False, axis="y")
+        axes.margins(x=0.12)
         if zero:
             axes.axvline(0, color=_INK, linewidth=1)
-        axes.margins(x=0.12)
+            # Where nothing differs the axis would span next to nothing.
+            left, right = axes.get_xlim()
+            axes.set_xlim(min(left, -5), max(right, 5))
         axes.set_xlabel(unit)
 
     width = max((len(bar.name) for bar in bars), default=0)

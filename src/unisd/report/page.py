@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from unisd.report.charts import require_matplotlib
@@ -12,14 +13,23 @@ from unisd.report.template import html, write_html
 
 REPORT_FILE = "report.html"
 """What the file is called in the folder, where nothing else is said."""
+MAX_BYTES = 2_000_000
+"""Of the file, so that it can be mailed; heat maps are left out to keep it."""
+NUM_TOKENS = (1000, 200, 0)
+"""Over all heat maps, tried in this order; a token with its card takes about a kilobyte."""
 
 
 def report_html(folder: str | Path) -> str:
     """The page as text."""
     require_matplotlib()
     found = read_folder(Path(folder))
-    page = study_page(found) if isinstance(found, StudyRecord) else run_page(found)
-    return html("report.html", page=page)
+    text = ""
+    for max_tokens in NUM_TOKENS:
+        make = partial(study_page, found) if isinstance(found, StudyRecord) else partial(run_page, found)
+        text = html("report.html", page=make(max_tokens=max_tokens))
+        if len(text.encode()) <= MAX_BYTES:
+            break
+    return text
 
 
 def write_report(folder: str | Path, output: str | Path | None = None) -> Path:

@@ -12,8 +12,6 @@ from unisd.report.heatmap import heatmap_markup, legend, scales_of, shown
 from unisd.report.read import RunRecord
 from unisd.token_maps.record import Answer, KeptExample, KeptExamples
 
-MAX_TOKENS = 1000
-"""Over all heat maps of a page; a token with its card takes a kilobyte."""
 MAX_TEXT = 1500
 """Characters of a prompt or an answer."""
 
@@ -136,8 +134,8 @@ class HeatMaps:
     """What a reader has to know."""
 
 
-def heat_maps(kept: Sequence[tuple[str, KeptExamples]]) -> HeatMaps:
-    """As many maps as fit, the first of every recipe before the second of any."""
+def heat_maps(kept: Sequence[tuple[str, KeptExamples]], max_tokens: int) -> HeatMaps:
+    """Maps of `max_tokens` tokens in all, the first of every recipe before the second of any."""
     queue = [
         (f"{name}{example_title(number)}", example, examples.coefficients)
         for number in range(max((len(one.examples) for _, one in kept), default=0))
@@ -151,7 +149,7 @@ def heat_maps(kept: Sequence[tuple[str, KeptExamples]]) -> HeatMaps:
     meanings: dict[str, str] = {}
     for caption, example, coefficients in queue:
         num_tokens += len(example.token_map.tokens)
-        if num_tokens > MAX_TOKENS:
+        if num_tokens > max_tokens:
             break
         maps.append((caption, heatmap_markup(shown(example.token_map, scales))))
         meanings.update(legend(example.token_map, coefficients))

@@ -23,10 +23,10 @@ from unisd.token_maps.record import KeptExamples
 NO_CONFIG = "not kept"
 
 
-def run_page(run: RunRecord) -> Page:
-    """What one training shows."""
+def run_page(run: RunRecord, *, max_tokens: int) -> Page:
+    """What one training shows, with heat maps of `max_tokens` tokens at most."""
     kept = [("", run.examples)] if run.examples else []
-    maps = heat_maps(kept)
+    maps = heat_maps(kept, max_tokens)
     steps = f"after {run.num_steps} steps"
     examples = run.examples.examples if run.examples else ()
     questions = [question_of(example_title(number), one, steps) for number, one in enumerate(examples)]

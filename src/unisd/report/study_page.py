@@ -30,14 +30,14 @@ FEW_SEEDS = 3
 """With fewer the interval over seeds says little, and is pointed out."""
 
 
-def study_page(study: StudyRecord) -> Page:
-    """What a study shows."""
+def study_page(study: StudyRecord, *, max_tokens: int) -> Page:
+    """What a study shows, with heat maps of `max_tokens` tokens at most."""
     table = study.table
     variants = list(dict.fromkeys(row.variant for row in table.rows if row.seeds))
     groups = {name: study.of_variant(name) for name in variants}
     first_runs = [runs[0] for runs in groups.values() if runs]
     kept = [(f"{run.variant}, seed {run.seed}, ", run.examples) for run in first_runs if run.examples]
-    maps = heat_maps(kept)
+    maps = heat_maps(kept, max_tokens)
     held_out = _held_out_questions(study, first_runs)
     trained = [
         question_of(f"{run.variant}, seed {run.seed}", example, f"after {run.examples.num_steps} steps")
@@ -115,7 +115,7 @@ def _facts(table: Table, variants: Sequence[str], groups: dict[str, list[RunReco
         rows = [row for row in table.rows if row.task == task and row.seeds]
         if rows:
             best = max(rows, key=lambda row: row.accuracy.value)
-            facts.append((f"highest on {task}", f"{best.variant}, {_percent(best.accuracy)}"))
+            facts.append((f"highest mean on {task}", f"{best.variant}, {_percent(best.accuracy)}"))
     return facts
 
 

@@ -21,7 +21,6 @@ from unisd.objects import eval_tasks, model_of
 from unisd.scoring.plan import Plan
 from unisd.study.record import TrainingRecord, mechanisms_of, median_seconds
 from unisd.study.schema import Evaluation
-from unisd.token_maps.keep import NUM_EXAMPLES
 from unisd.train import run as train
 from unisd.trainer import SelfDistillTrainer
 
@@ -104,7 +103,8 @@ def _with_few_held_out(config: RunConfig) -> RunConfig:
     """
     if config.eval.every is not None or config.training.get("eval_strategy", "no") != "no":
         return config
-    return replace(config, eval=EvalSection(tasks=(), limit=NUM_EXAMPLES))
+    num = config.eval.examples
+    return replace(config, eval=EvalSection(tasks=(), limit=max(1, num), examples=num))
 
 
 def _base(config: RunConfig, trainer: SelfDistillTrainer) -> BaseModel:

@@ -104,7 +104,7 @@ class Benchmark(ABC):
             raise ValueError(f"{source.path}: no row is left for data.{role} of {self.name} ({reasons}).")
         if left_out:
             total = num_kept + left_out.total()
-            logger.info(
+            logger.warning(
                 "%s (%s): %d of %d rows left out: %s.", self.name, source.path, left_out.total(), total, reasons
             )
 

@@ -36,12 +36,14 @@ class MBPPTask(CodeTask):
     columns: ClassVar[tuple[str, ...]] = ("task_id", "prompt", "code", "test_imports", "test_list")
 
     def exclusion(self, row: Row, role: Role) -> str | None:
+        """Rows whose task id belongs to another split."""
         is_kept = row["task_id"] in TEST_IDS if role == "eval" else row["task_id"] >= TEST_IDS.stop
         return None if is_kept else "of another split by their task_id"
 
     def example(self, row: Row) -> Example:
         """One function, which both the reference solution defines and the tests call."""
-        solution, tests = text_in(row, "code"), list(row["test_list"] or ())
+        solution = text_in(row, "code")
+        tests: list[str] = list(row["test_list"] or ())
         functions = defined_names(solution) & {name for test in tests for name in read_names(test)}
         if len(functions) != 1:
             raise ValueError(

@@ -22,6 +22,7 @@ class ScienceQATask(ChoiceTask):
     columns: ClassVar[tuple[str, ...]] = ("question", "choices", "answer")
 
     def exclusion(self, row: Row, role: Role) -> str | None:
+        """Rows whose question is about an image."""
         return None if row.get("image") is None else "with an image"
 
     def example(self, row: Row) -> Example:

@@ -79,8 +79,8 @@ class DataSource:
         if local.is_file():
             if _ending(local) not in FORMATS:
                 raise ValueError(
-                    f"{self.path}: the ending {local.suffix!r} cannot be read. Allowed: {', '.join(FORMATS)}, each also "
-                    "with .gz."
+                    f"{self.path}: the ending {local.suffix!r} cannot be read. Allowed: {', '.join(FORMATS)}, "
+                    "each also with .gz."
                 )
             return
         if _ending(local) in FORMATS or not _HUB_ID.fullmatch(self.path):

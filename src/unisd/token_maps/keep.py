@@ -21,8 +21,6 @@ from unisd.token_maps.record import SCHEMA_VERSION, Answer, KeptExample, KeptExa
 from unisd.trainer import SelfDistillTrainer
 from unisd.types import Completion, Example, Loss
 
-NUM_EXAMPLES = 4
-"""Prompts kept unless the caller says otherwise."""
 MAX_TOKENS = 96
 """Tokens kept of a completion: enough for a reader, and a report of many runs stays small."""
 

@@ -87,7 +87,7 @@ MODEL = "model: {name_or_path: owner/name}\n"
             "data: {train: cmd}\neval: {tasks: [cmd, humaneval]}",
             "eval.tasks[1]: humaneval grades by running code that the model writes, on this machine. It runs in a "
             "sandbox without network, files or your environment, but no sandbox is perfect. To agree, set "
-            "data.allow_code_execution: true.",
+            "data.allow_code_execution: true, or give `unisd eval` --allow-code-execution.",
         ),
         ("data: {train: {pth: x}}", "data.train: 'pth' is not an option of data.train. Did you mean 'path'?"),
         ("data: {train: {path: a.jsonl, grader: nope}}", "'nope' is not a grader"),

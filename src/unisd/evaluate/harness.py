@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -31,9 +32,9 @@ def check_harness(names: Sequence[str]) -> None:
 @cache
 def _manager() -> Any:
     """The index of lm-eval's tasks, made once: it reads some ten thousand files."""
-    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
-
-    return TaskManager()
+    # An extra, whose types come and go with it: hence by name.
+    tasks: Any = import_module("lm_eval.tasks")
+    return tasks.TaskManager()
 
 
 def harness_results(
@@ -52,28 +53,27 @@ def harness_results(
     """
     names = [task for task in tasks if isinstance(task, str)]
     check_harness(names)
-    from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
-    from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
-
+    lm_eval: Any = import_module("lm_eval")
+    huggingface: Any = import_module("lm_eval.models.huggingface")
     found: dict[str, dict[str, float]] = {}
     # `HFLM` itself puts the model into evaluation mode, and for good.
     with evaluation_mode(model), forked_rng(options.seed, next(model.parameters()).device):
-        lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.generation_batch_size)
+        lm = huggingface.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.generation_batch_size)
         own = [_plugin(task, lm, tokenizer, options, limit) for task in tasks if not isinstance(task, str)]
         # Own prompts carry the chat template already, hence two calls.
         for group, in_template in ((own, False), (names, apply_chat_template)):
             if group:
                 # Without seeds it leaves the generators of a training run alone.
-                results = simple_evaluate(
+                results = lm_eval.simple_evaluate(
                     model=lm,
                     tasks=group,
                     task_manager=_manager(),
                     limit=limit,
                     apply_chat_template=in_template,
                     log_samples=False,
-                    random_seed=None,  # pyright: ignore[reportArgumentType]
-                    numpy_random_seed=None,  # pyright: ignore[reportArgumentType]
-                    torch_random_seed=None,  # pyright: ignore[reportArgumentType]
+                    random_seed=None,
+                    numpy_random_seed=None,
+                    torch_random_seed=None,
                 )
                 assert results is not None
                 found.update({name: _numbers(values) for name, values in results["results"].items()})

@@ -110,6 +110,8 @@ def evaluate_checkpoint(
         )
     others = {} if prompts is None else {Path(prompts).name: _prompts(prompts, limit)}
     # Everything that can be wrong with what was given comes before the weights.
+    for task in chosen:
+        task.eval_examples(1)
     base_target = None if retention is None else base_of(target, retention)
     _check(chosen, target.options, num_samples, is_compared=retention is not None, prompts=others)
     if general_text is not None:

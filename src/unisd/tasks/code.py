@@ -80,7 +80,8 @@ def execution_refused(name: str) -> str:
     """What is said to somebody who has not agreed to run model-written code."""
     return (
         f"{name} grades by running code that the model writes, on this machine. It runs in a sandbox without network, "
-        "files or your environment, but no sandbox is perfect. To agree, set data.allow_code_execution: true."
+        "files or your environment, but no sandbox is perfect. To agree, set data.allow_code_execution: true, or give "
+        "`unisd eval` --allow-code-execution."
     )
 
 

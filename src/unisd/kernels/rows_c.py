@@ -115,12 +115,16 @@ class CRows:
         """One sweep over the two buffers."""
         (context,) = scores.context
         num_rows, num_columns = student_logits.shape
+        # As C reads them: the gradient of a plain sum is one number, expanded.
+        on_divergence, on_logp = (
+            None if weight is None else weight.float().contiguous() for weight in (divergence_weight, logp_weight)
+        )
 
         def run(start: int, stop: int) -> None:
             self.library.unisd_gradient(
                 _at(student_logits, start), _at(teacher_logits, start), stop - start, num_columns,
                 student_logits.stride(0), _stride(teacher_logits), _at(ids, start), _at(context, start),
-                _at(divergence_weight, start), _at(logp_weight, start), _at(out, start), out.stride(0),
+                _at(on_divergence, start), _at(on_logp, start), _at(out, start), out.stride(0),
             )  # fmt: skip
 
         _in_threads(run, num_rows, num_columns)

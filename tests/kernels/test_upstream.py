@@ -55,3 +55,18 @@ def test_a_plain_sum_over_all_tokens_has_the_gradient_of_plain_autograd(
     mine = make(states, head, impl=impl).sum()
     for got, expected in zip(*(torch.autograd.grad(each, [states, head]) for each in (mine, true)), strict=True):
         torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("num_broken", [1, N])
+@pytest.mark.parametrize("is_trainable", [False, True], ids=["frozen", "trainable"])
+@pytest.mark.parametrize("make", [stored_or_cached, predicted, told])
+def test_a_weight_that_is_no_number_reaches_every_gradient(make, is_trainable: bool, num_broken: int, number) -> None:
+    # A loss scaler skips the step for it, a user sees it; a finite gradient would hide it.
+    states, head = leaves(is_trainable=is_trainable)
+    weights = torch.ones(N)
+    weights[:num_broken] = number
+    wanted = [leaf for leaf in (states, head) if leaf.requires_grad]
+    gradients = torch.autograd.grad((weights * make(states, head)).sum(), wanted)
+    assert not gradients[0][:num_broken].isfinite().any()
+    assert not gradients[-1].isfinite().all()

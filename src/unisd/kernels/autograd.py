@@ -228,7 +228,8 @@ def _settled(ctx: Any, true: Tensor, factor: Tensor, is_told: Tensor) -> tuple[T
         of_head = [None if part is None else part * common for part in of_head]
     to_states, head = stored * factor[:, None], HeadGradient(*of_head)
     rest = true - factor * predicted
-    is_wrong = (rest.abs() > _ROUNDING[work.dtype] * true.abs()).any(0)
+    # Not (... > 0), which a NaN or an infinite weight would pass for right.
+    is_wrong = ~(rest.abs() - _ROUNDING[work.dtype] * true.abs() <= 0).all(0)
     wrong = is_wrong.nonzero()[:, 0]
     if len(wrong):
         with work.in_full_precision():

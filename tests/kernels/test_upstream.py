@@ -70,3 +70,22 @@ def test_a_weight_that_is_no_number_reaches_every_gradient(make, is_trainable: b
     gradients = torch.autograd.grad((weights * make(states, head)).sum(), wanted)
     assert not gradients[0][:num_broken].isfinite().any()
     assert not gradients[-1].isfinite().all()
+
+
+class Cut(torch.autograd.Function):
+    """Passes values on, and no gradient back."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor) -> Tensor:
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> None:
+        return None
+
+
+@pytest.mark.parametrize("make", [stored_or_cached, predicted, told])
+def test_a_score_whose_gradient_is_cut_off_later_gives_none(make) -> None:
+    states, head = leaves()
+    gradients = torch.autograd.grad(Cut.apply(make(states, head)).sum(), [states, head], materialize_grads=True)
+    assert not any(gradient.any() for gradient in gradients)

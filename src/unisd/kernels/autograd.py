@@ -101,6 +101,8 @@ class CachedGradients(Function):
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of logits times upstream, and one product each for states and head."""
+        if all(values is None for values in upstream):
+            return (None,) * 6
         work, names = ctx.work, ctx.names
         _, *cache = ctx.saved_tensors
         to_states = work.empty(work.student_states.shape[1]) if ctx.needs_input_grad[0] else None

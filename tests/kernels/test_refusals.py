@@ -24,6 +24,7 @@ D, V = 24, 1003
         ({"teacher_hidden": None}, "needs teacher_hidden"),
         ({"teacher_head": torch.zeros(9, D)}, "share a vocabulary, got 9 and 1003"),
         ({"ids": torch.full((2,), V)}, "between 0 and 1002 wherever `mask` is true, got 1003 to 1003"),
+        ({"chunk_rows": -1}, "chunk_rows must be at least 1, got -1"),
         ({"impl": "c", "student_hidden": torch.zeros(2, D, dtype=torch.float64)}, "impl: c computes float32"),
     ],
 )

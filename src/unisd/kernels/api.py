@@ -184,6 +184,8 @@ def _packed(
 ) -> tuple[Work, Tensor]:
     """The tokens that count, without gradient; and the student's states among them, with it."""
     _check_teacher(spec.divergence, teacher_hidden, student_head, teacher_head)
+    if chunk_rows is not None and chunk_rows < 1:
+        raise ValueError(f"chunk_rows must be at least 1, got {chunk_rows}. For what fits the byte rule give None.")
     student = Projection(student_head.detach(), _detached(biases[0]), after)
     teacher = student
     if teacher_head is not None:

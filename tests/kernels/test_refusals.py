@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unisd.kernels import token_scores
+from unisd.kernels import token_loss, token_scores
 
 D, V = 24, 1003
 
@@ -36,3 +36,9 @@ def test_what_cannot_be_asked_is_refused(options: dict, message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         token_scores(**given)
+
+
+def test_a_loss_that_is_averaged_within_a_chunk_is_refused() -> None:
+    states, ids = torch.zeros(2, D, requires_grad=True), torch.zeros(2, dtype=torch.long)
+    with pytest.raises(ValueError, match="fn must give one loss per token, .2,., got .."):
+        token_loss(states, torch.zeros(V, D), states, ids=ids, fn=lambda scores: scores.divergence.mean())

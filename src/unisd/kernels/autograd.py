@@ -192,6 +192,11 @@ def weights_in(loss_of: Callable[[TokenScores], Tensor], scores: TokenScores) ->
     with torch.enable_grad():
         leaves = [None if values is None else values.detach().requires_grad_() for values in scores[:2]]
         loss = loss_of(TokenScores(*leaves, *scores[2:]))  # pyright: ignore[reportCallIssue]
+        if loss.shape != scores.student_logp.shape:
+            raise ValueError(
+                f"fn must give one loss per token, {tuple(scores.student_logp.shape)}, got {tuple(loss.shape)}. "
+                "Average what token_loss returns."
+            )
         read = [leaf for leaf in leaves if leaf is not None]
         found = torch.autograd.grad(loss.sum(), read, allow_unused=True) if loss.requires_grad else [None] * len(read)
     return Weights(*([None] * (2 - len(read))), *found), loss.detach()

@@ -24,12 +24,12 @@ from unisd.scoring.fused import chunk_rows
 from unisd.scoring.head import FAMILIES
 from unisd.scoring.plan import Plan, plan_passes
 from unisd.teacher.teacher import BaseTeacher, EMATeacher, LiveTeacher
-from unisd.types import Example, Need
+from unisd.types import Example, Need, Signal
 
 MIB = 2**20
 
-LOSS_BUFFERS = 8
-"""Float32 buffers of (chunk, vocabulary) alive at once in the loss: logits, log-softmax and gradients."""
+FORMULA_BUFFERS = 8
+"""Float32 buffers of (chunk, vocabulary) alive at once in the plain formulas: logits, log-softmax and gradients."""
 
 
 def passes_of(config: RunConfig) -> Plan:
@@ -87,14 +87,15 @@ class Sizes:
         tokens = batch_size * config.rollout.num_generations * config.rollout.max_completion_length
         teacher_copies = {EMATeacher: self.num_trainable * float32, LiveTeacher: 0}
         base_copy = 0 if self.is_peft else trainable_bytes
-        rows = min(chunk_rows(self.vocabulary), tokens)
+        rows, num_buffers = self._chunk(config, passes)
+        rows = min(rows, tokens)
         parts = [
             (f"weights ({self.num_parameters:,} parameters)", self.num_parameters * self.bytes_per_parameter),
             (f"gradients ({self.num_trainable:,} trainable)", trainable_bytes),
             ("AdamW state", 2 * trainable_bytes),
             ("teacher copy", teacher_copies.get(type(config.teacher), base_copy) if passes.has_teacher else 0),
             (f"states of {tokens:,} completion tokens", 2 * tokens * self.hidden_size * float32),
-            (f"loss, {rows} tokens at a time", LOSS_BUFFERS * rows * self.vocabulary * float32),
+            (f"loss, {rows} tokens at a time", num_buffers * rows * self.vocabulary * float32),
         ]
         lines = [f"  {name.ljust(44)} {size / MIB:>9,.0f} MiB" for name, size in parts]
         total = sum(size for _, size in parts)
@@ -105,6 +106,16 @@ class Sizes:
                 f"  {'sum'.ljust(44)} {total / MIB:>9,.0f} MiB",
             ]
         )
+
+    def _chunk(self, config: RunConfig, passes: Plan) -> tuple[int, int]:
+        """Tokens that the loss takes at a time on this machine, and buffers of their logits alive at once."""
+        if config.objective.support == "topk" or config.objective.impl == "full" or self.model_type not in FAMILIES:
+            return chunk_rows(self.vocabulary), FORMULA_BUFFERS
+        has_accelerator = torch.accelerator.is_available() and not config.training.get("use_cpu")
+        accelerator = torch.accelerator.current_accelerator() if has_accelerator else None
+        is_pair = config.objective.support == "full" and Signal.DIVERGENCE in passes.signals
+        device = "cpu" if accelerator is None else accelerator.type
+        return chunk_rows(self.vocabulary, device, num_buffers=1 + is_pair), 1 + is_pair
 
 
 def _sizes(config: RunConfig) -> Sizes:

@@ -76,6 +76,11 @@ def test_the_memory_is_that_of_the_model_in_its_dtype_and_of_what_is_trained(pla
     assert mebibytes("teacher copy", "teacher.kind=live") == 0
     more_tokens = mebibytes("states", "rollout.max_completion_length=1024")
     assert more_tokens == pytest.approx(2 * 4 * 1024 * 1024 * 4 / 2**20)
+    # One buffer of logits for the student and one for the teacher, as many tokens as fit 96 MiB.
+    long = "rollout.max_completion_length=1024"
+    assert mebibytes("loss, 384 tokens", long) == 2 * 384 * 32768 * 4 / 2**20
+    assert mebibytes("loss, 768 tokens", long, "objective.divergence=none", "components=[{type: cross_entropy}]") == 96
+    assert mebibytes("loss, 384 tokens", long, "objective.support=topk", "objective.k=9") == 8 * 384 * 32768 * 4 / 2**20
 
 
 def test_a_run_that_only_imitates_needs_no_teacher_and_may_be_biased(plan):

@@ -31,11 +31,14 @@ def foreseen(
 ) -> Predict:
     """The weights of each token's divergence and log-probability in `loss_of`, over the divisor of its sequence.
 
+    All are times the largest divisor, because they are told up to one factor: the gradient of a float16 head is rounded
+    to float16 on a GPU, where one that is a thousand times smaller is off by 2 to 11 % (simulated).
+
     `loss_of` sees some of the valid tokens at a time, each as a sequence of its own. `signals`, (..., B, T), and
     `scored_rows` are what is known before the student is scored.
     """
     sequences = batch.mask.nonzero()[:, 0]
-    ids, of_tokens = batch.completion_ids[batch.mask], divisors[sequences]
+    ids, of_tokens, largest = batch.completion_ids[batch.mask], divisors[sequences], divisors.max()
     known = {signal: values[..., batch.mask] for signal, values in signals.items()}
     scored = {signal: values[sequences] for signal, values in scored_rows.items()}
 
@@ -50,7 +53,7 @@ def foreseen(
                 scored_rows={signal: values[tokens] for signal, values in scored.items()},
                 counts=batch.counts,
             )
-            return loss_of(of_chunk)[:, 0] / of_tokens[tokens]
+            return loss_of(of_chunk)[:, 0] / of_tokens[tokens] * largest
 
         return kernels.weights_in(loss_of_leaves, scores)[0]
 

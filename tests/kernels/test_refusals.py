@@ -23,6 +23,7 @@ D, V = 24, 1003
         ({"divergence": "none"}, "'none' takes no teacher"),
         ({"teacher_hidden": None}, "needs teacher_hidden"),
         ({"teacher_head": torch.zeros(9, D)}, "share a vocabulary, got 9 and 1003"),
+        ({"teacher_bias": torch.zeros(V)}, "teacher_bias comes with teacher_head"),
         ({"ids": torch.full((2,), V)}, "between 0 and 1002 wherever `mask` is true, got 1003 to 1003"),
         ({"chunk_rows": -1}, "chunk_rows must be at least 1, got -1"),
         ({"impl": "c", "student_hidden": torch.zeros(2, D, dtype=torch.float64)}, "impl: c computes float32"),
@@ -42,3 +43,14 @@ def test_a_loss_that_is_averaged_within_a_chunk_is_refused() -> None:
     states, ids = torch.zeros(2, D, requires_grad=True), torch.zeros(2, dtype=torch.long)
     with pytest.raises(ValueError, match="fn must give one loss per token, .2,., got .."):
         token_loss(states, torch.zeros(V, D), states, ids=ids, fn=lambda scores: scores.divergence.mean())
+
+
+def test_an_attention_mask_of_integers_is_a_mask() -> None:
+    states, ids = torch.ones(2, 3, D), torch.arange(6).view(2, 3)
+    head = torch.arange(V * D).view(V, D) / (V * D)
+    of_integers, of_truths = (
+        token_scores(states, head, 2 * states, ids=ids, mask=torch.tensor([[1, 1, 0], [0, 1, 0]]).to(dtype)).divergence
+        for dtype in (torch.long, torch.bool)
+    )
+    assert of_integers.count_nonzero() == 3
+    assert torch.equal(of_integers, of_truths)

@@ -41,7 +41,7 @@ def token_scores(
     teacher_bias: Float[Tensor, " V"] | None = None,
     softcap: float | None = None,
     scale: float = 1.0,
-    mask: Bool[Tensor, "*tokens"] | None = None,
+    mask: Bool[Tensor, "*tokens"] | Int[Tensor, "*tokens"] | None = None,
     differentiable: Sequence[str] = ("divergence",),
     impl: Impl = "auto",
     chunk_rows: int | None = None,
@@ -96,7 +96,7 @@ def token_loss(
     teacher_bias: Float[Tensor, " V"] | None = None,
     softcap: float | None = None,
     scale: float = 1.0,
-    mask: Bool[Tensor, "*tokens"] | None = None,
+    mask: Bool[Tensor, "*tokens"] | Int[Tensor, "*tokens"] | None = None,
     impl: Impl = "auto",
     chunk_rows: int | None = None,
 ) -> tuple[Tensor, TokenScores]:
@@ -136,7 +136,7 @@ def token_logp(
     bias: Float[Tensor, " V"] | None = None,
     softcap: float | None = None,
     scale: float = 1.0,
-    mask: Bool[Tensor, "*tokens"] | None = None,
+    mask: Bool[Tensor, "*tokens"] | Int[Tensor, "*tokens"] | None = None,
     impl: Impl = "auto",
     chunk_rows: int | None = None,
 ) -> RowStatistics:
@@ -184,6 +184,8 @@ def _packed(
 ) -> tuple[Work, Tensor]:
     """The tokens that count, without gradient; and the student's states among them, with it."""
     _check_teacher(spec.divergence, teacher_hidden, student_head, teacher_head)
+    if teacher_head is None and biases[1] is not None:
+        raise ValueError("teacher_bias comes with teacher_head; without it the student's head and bias are shared.")
     if chunk_rows is not None and chunk_rows < 1:
         raise ValueError(f"chunk_rows must be at least 1, got {chunk_rows}. For what fits the byte rule give None.")
     student = Projection(student_head.detach(), _detached(biases[0]), after)
@@ -213,7 +215,7 @@ def _packed(
 def _pack(values: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
     """The tokens that count in one row, (N,) or (N, D)."""
     if mask is not None:
-        return values[mask]
+        return values[mask.bool()]
     return values.reshape(ids.numel(), *values.shape[ids.ndim :])
 
 
@@ -222,7 +224,7 @@ def _unpacked(values: Tensor | None, ids: Tensor, mask: Tensor | None) -> Tensor
         return None
     if mask is None:
         return values.view(ids.shape)
-    return values.new_zeros(ids.shape).masked_scatter(mask, values)
+    return values.new_zeros(ids.shape).masked_scatter(mask.bool(), values)
 
 
 def _detached(tensor: Tensor | None) -> Tensor | None:

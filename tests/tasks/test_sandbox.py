@@ -211,6 +211,13 @@ def test_right_code_of_many_kinds_passes(name):
     assert run_tests(*RIGHT_CODE[name]).reason == "passed"
 
 
+def test_annotations_of_the_code_are_what_python_makes_of_them():
+    assert run_tests("def f(number: int):\n    return f.__annotations__['number']('1') + 1", TEST).passed
+    # Python 3.14 no longer looks at an annotation that nobody asks for.
+    forgotten = run_tests("def f(number) -> List[int]:\n    return number + 1", TEST)
+    assert forgotten.passed is (sys.version_info >= (3, 14)), forgotten.reason
+
+
 def test_what_the_setup_defines_is_not_replaced_by_the_code():
     setup = (
         "import math\ndef poly(xs, x):\n    return sum(a * x**i for i, a in enumerate(xs))\n"

@@ -139,7 +139,7 @@ def judge(setup: str, tests: list[str], channel: Channel) -> dict[str, Any]:
             _bind(peer, wanted, namespace)
             is_used = any(name in namespace for name in wanted)
             for number, test in enumerate(tests):
-                exec(compile(test, f"<test {number}>", "exec"), namespace)
+                exec(compile(test, f"<test {number}>", "exec", dont_inherit=True), namespace)
         except TestsError:
             raise
         except BaseException as error:  # noqa: BLE001 - a test fails by whatever it raises
@@ -163,7 +163,7 @@ def _run_setup(setup: str, tests: list[str], namespace: dict[str, Any]) -> list[
         tree = ast.parse(setup)
         tree.body = [node for node in tree.body if not _is_declaration(node)]
         nodes = [node for test in tests for node in ast.walk(ast.parse(test))]
-        exec(compile(tree, "<setup>", "exec"), namespace)
+        exec(compile(tree, "<setup>", "exec", dont_inherit=True), namespace)
     except Exception as error:  # noqa: BLE001 - the setup is the data set's, and may raise anything
         raise TestsError(f"the setup or the tests do not run: {type(error).__name__}: {error}") from None
     for name in modules_read(tests):

@@ -49,7 +49,8 @@ def serve(code: str, channel: Channel) -> None:
     # Dataclasses and enumerations look their module up.
     sys.modules["solution"] = module
     values = _Values()
-    _answer(channel, values, lambda: exec(compile(code, "<code>", "exec"), vars(module)))
+    # Without the future import above, which would leave annotations unevaluated and forgive a missing import.
+    _answer(channel, values, lambda: exec(compile(code, "<code>", "exec", dont_inherit=True), vars(module)))
     while True:
         request = channel.receive()
         if "names" in request:

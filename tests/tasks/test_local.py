@@ -46,6 +46,18 @@ def test_splits_slices_files_and_limits_choose_rows(tmp_path):
     assert prompts(LocalTask(train=DataSource(str(tmp_path), data_files="test.jsonl"))) == ["3+3="]
 
 
+def test_json_comes_through_as_it_is_written(tmp_path):
+    said = [{"role": "user", "content": "2024-05-01"}]
+    answers = ["2024-05-01", None, "2024-05-01T10:00:00Z", "2024-05-01 10:00:00"]
+    rows = [{"prompt": "1+1=", "answer": answer, "said": said, "n": 1} for answer in answers]
+    objects = [{"prompt": "1+1=", "answer": {"a": 1}}, {"prompt": "1+1=", "answer": {"b": [1, "x"]}}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    for path in (written(tmp_path / "rows.jsonl", rows), str(tmp_path / "rows.json")):
+        assert DataSource(path).load() == rows
+        assert DataSource(path, split="train[2:3]").load() == rows[2:3]
+    assert DataSource(written(tmp_path / "objects.jsonl", objects)).load() == objects
+
+
 def test_conversations_come_through_as_messages(tmp_path):
     request = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     path = written(tmp_path / "rows.jsonl", [{"prompt": request, "privileged_context": "Ho", "level": 3}])

@@ -49,7 +49,7 @@ class DataSource:
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows one by one, at least one; images stay as they are stored."""
         # Slow to import, and a generated task does not need it.
-        from datasets import Dataset, Image, load_dataset
+        from datasets import Dataset, Features, Image, Json, load_dataset
         from datasets.exceptions import DatasetsError
 
         local = Path(self.path).expanduser()
@@ -62,6 +62,11 @@ class DataSource:
         try:
             data = load_dataset(**arguments, split=self.split)
             assert isinstance(data, Dataset)
+            # The reader of JSON takes text such as 2024-05-01 for a time; as `Json` a column stays what was written.
+            dated = {name: Json() for name, feature in data.features.items() if "'timestamp[" in repr(feature)}
+            if dated and data.info.builder_name == "json":
+                data = load_dataset(**arguments, split=self.split, features=Features({**data.features, **dated}))
+                assert isinstance(data, Dataset)
             num_rows = len(data)
             for column, feature in data.features.items():
                 if isinstance(feature, Image):

@@ -152,6 +152,15 @@ def test_a_data_set_that_shows_the_teacher_nothing_is_refused(config_of):
         probe(config_of(rows))
 
 
+def test_a_view_that_only_some_rows_have_is_named_and_not_measured(config_of, caplog):
+    rows = rows_with([""] * 4)
+    for row, negative in zip(rows, ("Red.", None, "Red.", "Red."), strict=True):
+        row |= {"negative_context": negative, "auxiliary_contexts": ["Green."]}
+    measured = probe(config_of(rows))
+    assert [one.name for one in measured.teachers] == ["teacher (privileged)", "teacher (auxiliary_0)"]
+    assert "negative: only 3 of 4 rows have this view: not measured" in caplog.text
+
+
 def test_a_configuration_without_held_out_prompts_is_refused(tmp_path: Path, tiny_checkpoint: Path):
     (tmp_path / "run.yaml").write_text(f"model: {{name_or_path: {tiny_checkpoint}}}\ndata: {{train: cmd}}\n")
     with pytest.raises(ValueError, match=r"data\.eval is missing"):

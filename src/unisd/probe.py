@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +31,8 @@ from unisd.tasks.accuracy import TaskResult, task_result
 from unisd.tasks.local import LocalTask
 from unisd.tasks.task import Task
 from unisd.types import Completion, Example, RolloutBatch, Signal, StepCounts
+
+logger = logging.getLogger(__name__)
 
 STYLES: dict[str, Demonstration] = {
     "message": Demonstration(style="message"),
@@ -186,13 +190,16 @@ def probe(
     build = partial(build_views, demonstration=config.contexts.privileged)
     examples, _ = fit_examples(task.eval_examples(num_prompts), tokenizer, options, build)
     rendered = [render_views(example, tokenizer, options, build) for example in examples]
-    names = [name for name in rendered[0] if name != "prompt"]
     without = sum("privileged" not in views for views in rendered)
     if without:
         raise ValueError(
             f"data.eval: {without} of {len(rendered)} rows have no privileged_context, so the teacher sees no more "
             "than the student. Add the column, or data.privileged_template."
         )
+    present = Counter(name for views in rendered for name in views if name != "prompt")
+    names = [name for name, number in present.items() if number == len(rendered)]
+    for name in set(present) - set(names):
+        logger.warning("%s: only %d of %d rows have this view: not measured.", name, present[name], len(rendered))
     model = model_of(config).to(options.device)  # pyright: ignore[reportArgumentType]
     check_vocabulary(model, tokenizer)
     answer = partial(answer_view, model, tokenizer, task, examples, options=options)

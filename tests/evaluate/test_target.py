@@ -193,6 +193,7 @@ def test_own_rows_come_from_the_configuration_or_from_the_option(tmp_path, tiny_
         (["{model}", "--task", "cmd", "--retention"], "which is not known here. Name it: --retention owner/name"),
         (["{model}", "--task", "cmd", "--retention", "no/such/model/here"], "no folder here"),
         (["{model}", "--task", "cmd", "--retention", "rollout.top_k=1"], "Write overrides before --retention"),
+        (["{half}", "--task", "local={rows}"], "data.eval.grader is missing"),
         (["{model}", "--task", "cmd", "--prompts", "none.jsonl"], "--prompts: none.jsonl: no such file"),
         (["{model}", "--task", "cmd", "--prompts", "{rows}"], "serve retention only"),
         (["{model}", "--task", "cmd", "--general-text", "none.txt"], "none.txt: cannot be read as UTF-8 text"),

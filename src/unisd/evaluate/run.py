@@ -149,6 +149,9 @@ def _check(
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"The task {twice[0]!r} is given twice. Evaluate one, then the other, into two files.")
+    for task in tasks:
+        if isinstance(task, LocalTask):
+            task.checked_grader()
     if num_samples < 0:
         raise ValueError(f"num_samples must be 0 (none) or positive, got {num_samples}.")
     if num_samples and not options.temperature:

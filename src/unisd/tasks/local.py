@@ -55,12 +55,16 @@ class LocalTask:
 
     def grade(self, example: Example, completion: str) -> Grade:
         """The verdict of `grader`."""
+        return load_grader(self.checked_grader())(completion, example.answer)
+
+    def checked_grader(self) -> str:
+        """`grader`, or a `ValueError` where there is none."""
         if self.grader is None:
             raise ValueError(
                 f"data.eval.grader is missing, so completions cannot be graded. Graders: {', '.join(GRADERS)}, "
                 "or an import path such as my_graders:grade."
             )
-        return load_grader(self.grader)(completion, example.answer)
+        return self.grader
 
     def negative_request(self, example: Example) -> Prompt:
         """The conversation with the right answer given, and a user who wants another one with a mistake in it.

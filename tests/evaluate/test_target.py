@@ -183,6 +183,21 @@ def test_own_rows_come_from_the_configuration_or_from_the_option(tmp_path, tiny_
     assert [(task.name, task.num_items) for task in results.tasks] == [("cmd", 2), ("cos_e", 1)]
 
 
+def test_general_text_and_further_prompts_need_no_task(tmp_path, tiny_checkpoint, capsys):
+    (tmp_path / "text.txt").write_text("All that is gold does not glitter.")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Say red."}\n')
+    files = ["--general-text", str(tmp_path / "text.txt"), "--prompts", str(tmp_path / "rows.jsonl")]
+    command = ["eval", str(tiny_checkpoint), *SHORT, *files, "--retention", str(tiny_checkpoint)]
+    assert main([*command, "--output", str(tmp_path / "out.json")]) == 0
+    results = Results.load(tmp_path / "out.json")
+    assert results.tasks == ()
+    assert results.general_text is not None
+    assert results.general_text.perplexity == results.general_text.base_perplexity is not None
+    assert results.retention is not None
+    assert [(one.name, one.num_prompts) for one in results.retention.prompts] == [("rows.jsonl", 1)]
+    assert "correct" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -103,12 +103,12 @@ def evaluate_checkpoint(
     if limit is None:
         limit = config.eval.limit
     chosen = [_task(target, spec) for spec in tasks] if tasks else eval_tasks(config)
-    if not chosen:
+    others = {} if prompts is None else {Path(prompts).name: _prompts(prompts, limit)}
+    if not (chosen or others or general_text or harness):
         raise ValueError(
             f"{given}: nothing says which task to evaluate. Give --task, such as --task cmd, or a configuration whose "
             "data.eval can be graded."
         )
-    others = {} if prompts is None else {Path(prompts).name: _prompts(prompts, limit)}
     # Everything that can be wrong with what was given comes before the weights.
     for task in chosen:
         task.eval_examples(1)

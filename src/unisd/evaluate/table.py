@@ -12,7 +12,9 @@ def results_text(results: Results) -> str:
     """A table of the tasks, then perplexity of general text and retention where they were measured."""
     generation, model = results.generation, results.model
     how = f"greedy, at most {generation.max_completion_length} tokens, {model.dtype} on {model.device}"
-    blocks = [f"{model.description}; {how}", _tasks(results.tasks)]
+    blocks = [f"{model.description}; {how}"]
+    if results.tasks:
+        blocks.append(_tasks(results.tasks))
     if generation.num_samples:
         blocks.append(_pass_at_k(results))
     if results.general_text is not None:

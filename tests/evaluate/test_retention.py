@@ -12,7 +12,8 @@ from peft import LoraConfig, get_peft_model
 from tests.evaluate.scene import options_in
 from tests.evaluate.test_likelihood import log_probs
 from unisd.evaluate.likelihood import Sequences
-from unisd.evaluate.retention import BaseModel, drift, prompt_drift
+from unisd.evaluate.retention import MAX_PROMPTS, BaseModel, drift, prompt_drift
+from unisd.evaluate.run import evaluate
 
 SEQUENCES = Sequences([[5, 6, 7], [4], [9, 9]], [[10, 11, 12], [13], [14, 15]])
 
@@ -84,3 +85,15 @@ def test_models_of_two_precisions_are_compared(tiny_model, tiny_tokenizer):
 def test_a_model_without_adapter_needs_a_base(tiny_model, tiny_tokenizer):
     with pytest.raises(ValueError, match="no adapter to switch off"):
         drift(tiny_model(), tiny_tokenizer, BaseModel("off"), SEQUENCES, label="x")
+
+
+def test_of_many_further_prompts_only_those_that_are_compared_are_answered(tiny_model, tiny_tokenizer, tmp_path):
+    model, rows = tiny_model(), []
+    model.register_forward_pre_hook(lambda _, args, given: rows.append(len(given["input_ids"])), with_kwargs=True)
+    options = options_in(tmp_path, max_completion_length=1, generation_batch_size=64)
+    base, prompts = BaseModel("other", tiny_model(seed=1)), {"many": ["Say red."] * (MAX_PROMPTS + 30)}
+    measured = evaluate(model, tiny_tokenizer, [], options=options, base=base, prompts=prompts)
+    assert measured.retention is not None
+    assert measured.retention.prompts[0].num_prompts == MAX_PROMPTS
+    # One token is one pass: writing it, then scoring it, and scoring the base's.
+    assert sum(rows) == 3 * MAX_PROMPTS

@@ -18,7 +18,7 @@ from unisd.evaluate.likelihood import WINDOW, Sequences, perplexity, read_text, 
 from unisd.evaluate.measure import MeasuredTask, TaskMeter
 from unisd.evaluate.provenance import facts_of, git_hash, now, versions
 from unisd.evaluate.results import SCHEMA_VERSION, Generation, ModelFacts, Results, Retention, TextPerplexity
-from unisd.evaluate.retention import BaseModel, prompt_drift
+from unisd.evaluate.retention import MAX_PROMPTS, BaseModel, prompt_drift
 from unisd.evaluate.target import Target, base_of, find_target, load_target
 from unisd.loading import check_vocabulary
 from unisd.objects import eval_tasks, task_of
@@ -232,7 +232,8 @@ def _retention(
     sets = {one.measurement.name: one.written for one in measured}
     for name, given in prompts.items():
         examples, _ = fit_examples([Example(prompt=prompt) for prompt in given], tokenizer, options, _student_view)
-        ids = [render_views(example, tokenizer, options, _student_view)[STUDENT_VIEW] for example in examples]
+        used = examples[:MAX_PROMPTS]
+        ids = [render_views(example, tokenizer, options, _student_view)[STUDENT_VIEW] for example in used]
         written = HFRollout(options)(model, tokenizer, ids, seed=0, greedy=True)
         sets[name] = Sequences(ids, [completion.ids for completion in written])
     drifts = [prompt_drift(model, tokenizer, base, name, tuned=tuned, options=options) for name, tuned in sets.items()]

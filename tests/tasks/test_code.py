@@ -32,6 +32,7 @@ needs_sandbox = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox 
         f"```bash\npip install nothing\n```\n{in_fence(CODE)}",
         CODE,
         f"\n{CODE}\n",
+        "1. Add one:\n   ```python\n   def f(x):\n       return x + 1\n   ```\n2. Done.",
         f"<think>\n{in_fence('def f(x): return 0')}\n</think>\n{in_fence(CODE)}",
     ],
 )

@@ -29,7 +29,7 @@ NEGATIVE_TURNS: tuple[Message, ...] = (
 )
 
 _PARSING = threading.Lock()
-_FENCE = re.compile(r" {0,3}```[ \t]*(?P<language>[\w+-]*)[ \t]*")
+_FENCE = re.compile(r"(?P<indent> {0,3})```[ \t]*(?P<language>[\w+-]*)[ \t]*")
 
 
 class UnreadableCode(ValueError):
@@ -171,15 +171,16 @@ def _defined_by(node: ast.stmt) -> Iterator[str]:
 
 def _blocks(text: str) -> Iterator[str]:
     """The contents of the fenced blocks that may be Python."""
-    language, inside = None, []
+    language, indent, inside = None, 0, []
     for line in text.splitlines():
         fence = _FENCE.fullmatch(line)
         if "```" in line and (fence is None or (language is not None and fence["language"])):
             raise UnreadableCode("a fence of a code block stands among other text")
         if fence is None:
-            inside.append(line)
+            # An indented fence, as in a list, indents its contents.
+            inside.append(line[min(indent, len(line) - len(line.lstrip(" "))) :])
         elif language is None:
-            language, inside = fence["language"].lower(), []
+            language, indent, inside = fence["language"].lower(), len(fence["indent"]), []
         else:
             if language in LANGUAGES:
                 yield "\n".join(inside)

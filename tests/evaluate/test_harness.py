@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 
 import pytest
 import torch
 
 from tests.evaluate.scene import KeyTask, options_in
-from unisd.evaluate.harness import check_harness, harness_results
+from unisd.evaluate.harness import check_harness, finite_numbers, harness_results
 from unisd.evaluate.run import evaluate
 from unisd.tasks.cmd import CmdTask
 
@@ -35,6 +36,11 @@ def test_a_conversation_reaches_the_model_as_in_training(tiny_model, tiny_tokeni
     options = options_in(tmp_path, max_prompt_length=2000)
     found = harness_results(tiny_model(), tiny_tokenizer, [CmdTask()], options=options, limit=2)
     assert found["unisd_cmd"]["acc,none"] == 0.0
+
+
+def test_a_metric_that_is_no_number_does_not_keep_the_others_from_being_saved():
+    metrics = {"alias": "sum", "acc,none": 0.5, "acc_stderr,none": "N/A", "rouge,none": math.nan, "sample_len": 3}
+    assert finite_numbers(metrics) == {"acc,none": 0.5, "sample_len": 3.0}
 
 
 @needs_lm_eval

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
@@ -76,7 +77,7 @@ def harness_results(
                     torch_random_seed=None,
                 )
                 assert results is not None
-                found.update({name: _numbers(values) for name, values in results["results"].items()})
+                found.update({name: finite_numbers(values) for name, values in results["results"].items()})
     return found
 
 
@@ -123,5 +124,8 @@ def _student_view(example: Example) -> dict[str, Prompt]:
     return {STUDENT_VIEW: example.prompt}
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+def finite_numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """What is a finite number: JSON has no other, and some tasks aggregate to NaN where no answer could be scored."""
+    return {
+        name: float(value) for name, value in values.items() if isinstance(value, int | float) and math.isfinite(value)
+    }

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from unisd.cli import main
 from unisd.config.load import load_config
@@ -118,6 +118,28 @@ def test_a_start_that_moves_the_base_is_compared_with_a_second_model(tmp_path, t
     assert base is not None
     assert base.adapter is None
     assert base.config.model.name_or_path == str(tiny_checkpoint)
+
+
+def test_biases_that_were_trained_with_the_adapter_stay_when_it_is_off_so_there_is_a_second_model(
+    tmp_path, tiny_model, tiny_tokenizer
+):
+    start = LlamaForCausalLM(LlamaConfig(**{**tiny_model().config.to_dict(), "attention_bias": True}))
+    start.save_pretrained(tmp_path / "base")
+    tiny_tokenizer.save_pretrained(tmp_path / "base")
+    initial = logits_of(start)
+    config = LoraConfig(r=2, bias="lora_only", target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    adapted = get_peft_model(LlamaForCausalLM.from_pretrained(tmp_path / "base"), config)
+    for name, parameter in adapted.named_parameters():
+        if name.endswith("bias") and parameter.requires_grad:
+            parameter.data += 1
+    adapted.save_pretrained(tmp_path / "adapter")
+    target = find_target(str(tmp_path / "adapter"))
+    model, _ = load_target(target)
+    with model.disable_adapter():
+        assert not torch.allclose(logits_of(model), initial, atol=1e-3)
+    base = base_of(target, True)
+    assert base is not None
+    torch.testing.assert_close(logits_of(load_target(base)[0]), initial)
 
 
 def test_everything_of_a_run_is_measured_against_its_base_and_the_same_twice(adapter_run, tmp_path):

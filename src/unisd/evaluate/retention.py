@@ -33,7 +33,8 @@ _SIGNALS = Signal.STUDENT_LOGP | Signal.TEACHER_LOGP | Signal.DIVERGENCE
 class BaseModel:
     """What the evaluated model is compared with: another model, or itself with its adapter switched off.
 
-    The latter is the model before training unless the adapter's start changed the base weights (PiSSA, OLoRA).
+    The latter is the model before training unless the adapter's start changed the base weights (PiSSA, OLoRA) or biases
+    were trained with it.
     """
 
     name: str

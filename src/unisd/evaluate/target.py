@@ -146,8 +146,11 @@ def _base_name(folder: Path) -> str:
 
 
 def _moves_the_base(folder: Path) -> bool:
-    start = _adapter_facts(folder).get("init_lora_weights")
-    return isinstance(start, str) and start.lower().startswith(_MOVE_THE_BASE)
+    facts = _adapter_facts(folder)
+    start = facts.get("init_lora_weights")
+    # Biases that were trained beside the adapter are the base's own, and stay when it is switched off.
+    has_biases = facts.get("bias", "none") != "none"
+    return has_biases or (isinstance(start, str) and start.lower().startswith(_MOVE_THE_BASE))
 
 
 def _checkpoint_hint(path: Path) -> str:

@@ -95,7 +95,7 @@ def write_run(folder: Path, **changes: Any) -> Path:
 VARIANTS: dict[str, Sequence[Sequence[int]]] = {
     "sft": ([1, 1, 0, 0, 1, 1, 0, 1], [1, 1, 0, 1, 1, 1, 0, 0], [1, 0, 0, 1, 1, 1, 0, 1]),
     "sdft": ([1, 1, 1, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0, 1], [1, 1, 1, 1, 1, 1, 1, 1]),
-    "unisd_star": ([1, 0, 0, 0, 1, 0, 0, 1],),
+    "unisd_star": ([0, 0, 0, 0, 0, 0, 0, 1],),
 }
 """Outcomes by variant, seed and item."""
 

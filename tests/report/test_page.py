@@ -73,7 +73,7 @@ def test_a_study_shows_intervals_what_is_missing_and_how_many_seeds(study_page):
         "hardly anything can be said of other seeds: unisd_star",
         "Not in the table: unisd_star-seed1-0: failed: out of memory",
         "Inert: unisd_star (contrastive)",
-        "2 comparisons, uncorrected",
+        "2 rows are compared with a baseline and no p is corrected",
         # 5, 5 and 5 of 8; 7, 7 and 8 of 8
         "62.5 [",
         "91.7 [",
@@ -85,6 +85,19 @@ def test_a_study_shows_intervals_what_is_missing_and_how_many_seeds(study_page):
         "toy, held-out prompt item-0",
     ):
         assert text in study_page.text, text
+
+
+def test_the_page_says_every_figure_as_the_markdown_table_does(tmp_path):
+    folder = write_study(tmp_path / "grid")
+    page = report_html(folder)
+    lines = (folder / "table.md").read_text().splitlines()
+    for name in ("base", "sft", "sdft", "unisd_star", "teacher's view"):
+        line = next(line for line in lines if line.startswith(f"| {name} |"))
+        correct, to_base, to_baseline, *p_values = line.split(" | ")[2:7]
+        for cell in (correct, to_base, to_baseline, *p_values):
+            assert f"<td>{cell}</td>" in page, (name, cell)
+    # Six of six discordant prompts lost: 2 / 64
+    assert "<td>0.031</td>" in page
 
 
 def test_results_of_an_evaluation_give_the_accuracy_its_interval(tmp_path):

@@ -111,7 +111,7 @@ def test_the_three_forms_say_the_same():
     assert fitted[1].startswith("62.5 [")
     assert fitted[3:6] == ["", "", ""]
     assert other[3].startswith("+50.0 [")
-    assert other[4:6] == ["0.50", "one seed"]
+    assert other[4:6] == ["0.5", "one seed"]
     assert other[6:8] == ["2.00", "2"]
     assert "- late-seed0-x: to do" in text
     lines = list(csv.DictReader(io.StringIO(csv_text(made))))

@@ -20,9 +20,9 @@ from unisd.report.parts import (
 )
 from unisd.report.read import RunRecord, StudyRecord
 from unisd.report.run_page import measured_sentences
-from unisd.study.statistics import CONFIDENCE, Estimate
-from unisd.study.statistics import Comparison as Paired
-from unisd.study.table import Row, Table
+from unisd.study.render import METHOD, baseline_cells, bonferroni, inert_cell, percent, points
+from unisd.study.statistics import Estimate
+from unisd.study.table import Ceiling, Row, Table
 
 NUM_QUESTIONS = 4
 """Held-out prompts shown with every recipe's answer."""
@@ -64,16 +64,8 @@ def study_page(study: StudyRecord, *, max_tokens: int) -> Page:
         plans=[(run.variant, run.plan) for run in first_runs if run.plan],
         configs=[(f"{run.variant}, seed {run.seed}", run.config_text) for run in first_runs if run.config_text],
         comparisons=[_comparison(table, task) for task in table.tasks],
-        compared_note=_METHOD,
+        compared_note=f"Dots are means over seeds. {METHOD}",
     )
-
-
-_METHOD = (
-    "Dots are means over seeds. Accuracy: the wider of the 95 % t interval over seeds and Wilson's over prompts at "
-    "either end. Differences are paired by seed and prompt and their intervals take both as drawn; p recipe asks "
-    "whether the difference would come again with other seeds and prompts, p models only whether these trained models "
-    "differ. Claim a better recipe on p recipe only."
-)
 
 
 def study_honesty(study: StudyRecord) -> list[str]:
@@ -94,10 +86,8 @@ def study_honesty(study: StudyRecord) -> list[str]:
     if not any(row.variant == "base" for row in table.rows):
         said.append("The model before training is not measured, so nothing says how much any row gained.")
     said += measured_sentences(study.base) if study.base and not study.runs else _measured(study)
-    num_compared = sum(row.to_baseline is not None for row in table.rows)
-    if num_compared > 1:
-        bound = (1 - CONFIDENCE) / num_compared
-        said.append(f"{num_compared} comparisons, uncorrected: one below p {bound:.2g} stands for all (Bonferroni).")
+    several = bonferroni(table)
+    said += [several] if several else []
     said += [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in table.conditions]
     return said
 
@@ -115,7 +105,7 @@ def _facts(table: Table, variants: Sequence[str], groups: dict[str, list[RunReco
         rows = [row for row in table.rows if row.task == task and row.seeds]
         if rows:
             best = max(rows, key=lambda row: row.accuracy.value)
-            facts.append((f"highest mean on {task}", f"{best.variant}, {_percent(best.accuracy)}"))
+            facts.append((f"highest mean on {task}", f"{best.variant}, {percent(best.accuracy)}"))
     return facts
 
 
@@ -128,7 +118,7 @@ def _comparison(table: Table, task: str) -> Comparison:
     ceilings = [one for one in table.ceilings if one.task == task]
     bars = [
         *[_bar(row.variant, row.accuracy, is_reference=row.variant == "base") for row in rows],
-        *[_bar("teacher's view", Estimate(one.accuracy, *one.interval), is_reference=True) for one in ceilings],
+        *[_bar("teacher's view", one.estimate, is_reference=True) for one in ceilings],
     ]
     charts = [intervals(f"Accuracy on {task}", bars, unit="% correct")]
     paired = [(row, row.to_baseline) for row in rows if row.to_baseline is not None]
@@ -138,7 +128,7 @@ def _comparison(table: Table, task: str) -> Comparison:
         ]
         differences = [_bar(name, one.difference) for name, (_, one) in zip(names, paired, strict=True)]
         charts.append(intervals(f"{task}: difference to {table.baseline}", differences, unit="points", zero=True))
-    return Comparison(f"{task}, {rows[0].num_items} held-out prompts", charts, _table(table, rows, bars))
+    return Comparison(f"{task}, {rows[0].num_items} held-out prompts", charts, _table(table, rows, ceilings))
 
 
 def _bar(name: str, one: Estimate, *, is_reference: bool = False) -> Bar:
@@ -146,59 +136,29 @@ def _bar(name: str, one: Estimate, *, is_reference: bool = False) -> Bar:
     return Bar(name, 100 * one.value, low, high, is_reference)
 
 
-def _table(table: Table, rows: Sequence[Row], bars: Sequence[Bar]) -> TextTable:
+def _table(table: Table, rows: Sequence[Row], ceilings: Sequence[Ceiling]) -> TextTable:
     head = (
         "recipe", "seeds", "correct, %", "vs base", f"vs {table.baseline}", "p models", "p recipe", "tokens", "s/step",
         "passes", "JSD to base", "inert",
     )  # fmt: skip
     lines = [_line(table, row) for row in rows]
-    lines += [
-        (bar.name, "", _percent(Estimate(bar.value / 100, _share(bar.low), _share(bar.high))), *[""] * (len(head) - 3))
-        for bar in bars
-        if bar.name == "teacher's view"
-    ]
+    lines += [("teacher's view", "", percent(one.estimate), *[""] * (len(head) - 3)) for one in ceilings]
     return TextTable(head, lines)
 
 
 def _line(table: Table, row: Row) -> tuple[str, ...]:
-    other = row.to_baseline
-    versus = "" if row.baseline in (None, table.baseline) or other is None else f" (to {row.baseline})"
     return (
         row.variant,
         str(len(row.seeds)) if row.seeds else "",
-        _percent(row.accuracy),
-        _points(row.to_base),
-        _points(other) + versus,
-        "" if other is None else _p(other.p_models),
-        "" if other is None else _p(other.p_recipe),
+        percent(row.accuracy),
+        points(row.to_base),
+        *baseline_cells(table, row),
         f"{row.mean_num_tokens:.1f}",
         "" if row.seconds_per_step is None else f"{row.seconds_per_step:.2f}",
         "" if row.passes_per_step is None else f"{row.passes_per_step:g}",
         "" if row.retained is None or row.retained.jsd_own is None else f"{row.retained.jsd_own:.4f}",
-        ", ".join(f"{one.part} ({one.num_seeds} of {len(row.seeds)} seeds)" for one in row.inert)
-        or ("no" if row.seeds else ""),
+        inert_cell(row),
     )
-
-
-def _percent(one: Estimate) -> str:
-    text = f"{100 * one.value:.1f}"
-    return text if one.low is None or one.high is None else f"{text} [{100 * one.low:.1f}, {100 * one.high:.1f}]"
-
-
-def _points(paired: Paired | None) -> str:
-    if paired is None:
-        return ""
-    one = paired.difference
-    text = f"{100 * one.value:+.1f}"
-    return text if one.low is None or one.high is None else f"{text} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
-
-
-def _p(value: float | None) -> str:
-    return "one seed" if value is None else f"{value:.2g}"
-
-
-def _share(percent: float | None) -> float | None:
-    return None if percent is None else percent / 100
 
 
 def _held_out_questions(study: StudyRecord, runs: Sequence[RunRecord]) -> list[Question]:

@@ -1,4 +1,4 @@
-"""The table of a study as Markdown, CSV and JSON."""
+"""The table of a study as Markdown, CSV and JSON, and how its figures are written anywhere."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 from unisd.study.record import write_whole
-from unisd.study.statistics import Comparison, Estimate
+from unisd.study.statistics import CONFIDENCE, Comparison, Estimate
 from unisd.study.table import Row, Table
 
 TABLE_NAME = "table"
 """Of the three files, before their endings."""
 
-_METHOD = """\
+METHOD = """\
 Correct: mean over seeds, with the wider of the 95 % t interval over seeds and Wilson's over prompts at either end.
-Differences are in points and paired by seed and prompt; their 95 % interval and `p recipe` take seeds and prompts as
-drawn (two-way, t with one degree of freedom less than seeds): would it happen again? `p models` asks only whether these
+Differences are in points and paired by seed and prompt; their 95 % interval and p recipe take seeds and prompts as
+drawn (two-way, t with one degree of freedom less than seeds): would it happen again? p models asks only whether these
 trained models differ: exact sign-flip over prompts, all seeds of a prompt at once, which with one seed is exact
-McNemar. Where seeds are noisy it is small for recipes that are alike: claim a better recipe on `p recipe` only."""
+McNemar. Where seeds are noisy it is small for recipes that are alike: claim a better recipe on p recipe only."""
+"""What the numbers of a row are."""
 
 
 def save_table(table: Table, folder: Path) -> None:
@@ -44,7 +45,7 @@ def markdown(table: Table) -> str:
         blocks += [f"## {task}, {rows[0].num_items} held-out prompts", _main(table, task, rows), _answers(rows)]
         retained = _retention(rows)
         blocks += [retained] if retained else []
-    blocks += [_mechanisms(table), _costs(table), _METHOD, _multiple(table), _findings(table), _missing(table)]
+    blocks += [_mechanisms(table), _costs(table), METHOD, bonferroni(table), _findings(table), _missing(table)]
     blocks.append("\n".join(f"- {sentence}" for sentence in table.conditions))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -106,35 +107,39 @@ def _main(table: Table, task: str, rows: Sequence[Row]) -> str:
     )  # fmt: skip
     lines: list[Sequence[str]] = []
     for row in rows:
-        other = row.to_baseline
-        versus = "" if row.baseline in (None, table.baseline) else f" (to {row.baseline})"
+        inert = inert_cell(row)
         lines.append(
             (
                 row.variant,
                 str(len(row.seeds)) if row.seeds else "",
-                _percent(row.accuracy),
-                _points(row.to_base),
-                _points(other) + (versus if other else ""),
-                "" if other is None else _p(other.p_models),
-                "" if other is None else _p(other.p_recipe),
+                percent(row.accuracy),
+                points(row.to_base),
+                *baseline_cells(table, row),
                 "" if row.seconds_per_step is None else f"{row.seconds_per_step:.2f}",
                 "" if row.passes_per_step is None else f"{row.passes_per_step:g}",
-                _inert(row),
+                f"**{inert}**" if row.inert else inert,
             )
         )
         if row.variant == "base":
             for ceiling in table.ceilings:
                 if ceiling.task == task:
-                    estimate = Estimate(ceiling.accuracy, *ceiling.interval)
-                    lines.append(("teacher's view", "", _percent(estimate), *[""] * 7))
+                    lines.append(("teacher's view", "", percent(ceiling.estimate), *[""] * 7))
     return _table(head, lines)
 
 
-def _inert(row: Row) -> str:
-    if not row.inert:
-        return "no" if row.seeds else ""
-    parts = (f"{one.part} ({one.num_seeds} of {len(row.seeds)} seeds)" for one in row.inert)
-    return f"**{', '.join(parts)}**"
+def baseline_cells(table: Table, row: Row) -> tuple[str, str, str]:
+    """Difference to the row's baseline, named where it is not that of the study; p models; p recipe."""
+    other = row.to_baseline
+    if other is None:
+        return "", "", ""
+    versus = "" if row.baseline == table.baseline else f" (to {row.baseline})"
+    return points(other) + versus, _p(other.p_models), _p(other.p_recipe)
+
+
+def inert_cell(row: Row) -> str:
+    """Which parts did nothing, in how many seeds."""
+    parts = ", ".join(f"{one.part} ({one.num_seeds} of {len(row.seeds)} seeds)" for one in row.inert)
+    return parts or ("no" if row.seeds else "")
 
 
 def _answers(rows: Sequence[Row]) -> str:
@@ -196,13 +201,14 @@ def _costs(table: Table) -> str:
     return f"## Seconds per step\n\n{_table(('variant', *parts), lines)}"
 
 
-def _multiple(table: Table) -> str:
+def bonferroni(table: Table) -> str:
+    """How small a p has to be where several rows are compared; empty where they are not."""
     number = sum(row.to_baseline is not None for row in table.rows)
     if number < 2:
         return ""
     return (
         f"{number} rows are compared with a baseline and no p is corrected for that: by Bonferroni's rule one below "
-        f"{0.05 / number:.2g} stands at 5 % for all of them together."
+        f"{(1 - CONFIDENCE) / number:.2g} stands at 5 % for all of them together."
     )
 
 
@@ -228,25 +234,25 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *cells))
 
 
-def _percent(estimate: Estimate) -> str:
-    text = f"{100 * estimate.value:.1f}"
+def percent(estimate: Estimate) -> str:
+    """A share in percent, with its interval where there is one."""
+    return _with_interval(estimate, ".1f")
+
+
+def points(comparison: Comparison | None) -> str:
+    """A difference of shares in percentage points, with its interval where there is one."""
+    return "" if comparison is None else _with_interval(comparison.difference, "+.1f")
+
+
+def _with_interval(estimate: Estimate, form: str) -> str:
+    text = f"{100 * estimate.value:{form}}"
     if estimate.low is None or estimate.high is None:
         return text
-    return f"{text} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
-
-
-def _points(comparison: Comparison | None) -> str:
-    if comparison is None:
-        return ""
-    one = comparison.difference
-    text = f"{100 * one.value:+.1f}"
-    return text if one.low is None or one.high is None else f"{text} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
+    return f"{text} [{100 * estimate.low:{form}}, {100 * estimate.high:{form}}]"
 
 
 def _p(value: float | None) -> str:
-    if value is None:
-        return "one seed"
-    return f"{value:.2f}" if value >= 0.095 else f"{value:.1g}"
+    return "one seed" if value is None else f"{value:.2g}"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -92,6 +92,11 @@ class Ceiling:
     accuracy: float
     interval: Interval
 
+    @property
+    def estimate(self) -> Estimate:
+        """The accuracy with its interval."""
+        return Estimate(self.accuracy, *self.interval)
+
 
 @dataclass(frozen=True)
 class Table:

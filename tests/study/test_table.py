@@ -55,6 +55,15 @@ def test_a_row_is_paired_with_its_baseline_over_the_seeds_they_share():
     assert row.to_baseline.p_recipe is None
 
 
+def test_a_difference_over_fewer_seeds_than_the_row_has_says_so():
+    other = {seed: finished([1, 1, 1, 0], seed=seed) for seed in (1, 2)}
+    text = markdown(table(other=other, alike=dict.fromkeys((0, 1), other[1])))
+    assert cells(text, "other")[0] == "2"
+    assert cells(text, "other")[3].endswith(" (over 1 of its seeds)")
+    assert cells(text, "other")[5] == "one seed"
+    assert "over" not in cells(text, "alike")[3]
+
+
 def test_items_are_paired_by_id_and_not_by_place():
     run = finished([1, 1, 0, 0])
     (task,) = run.results.tasks

@@ -128,11 +128,13 @@ def _main(table: Table, task: str, rows: Sequence[Row]) -> str:
 
 
 def baseline_cells(table: Table, row: Row) -> tuple[str, str, str]:
-    """Difference to the row's baseline, named where it is not that of the study; p models; p recipe."""
+    """Difference to the row's baseline, p models, p recipe; said where the baseline or the seeds are not all alike."""
     other = row.to_baseline
     if other is None:
         return "", "", ""
-    versus = "" if row.baseline == table.baseline else f" (to {row.baseline})"
+    notes = [] if row.baseline == table.baseline else [f"to {row.baseline}"]
+    notes += [] if other.num_seeds == len(row.seeds) else [f"over {other.num_seeds} of its seeds"]
+    versus = f" ({', '.join(notes)})" if notes else ""
     return points(other) + versus, _p(other.p_models), _p(other.p_recipe)
 
 

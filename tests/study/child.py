@@ -19,6 +19,8 @@ def main(folder: Path, kind: str) -> None:
         sys.stdout.flush()
         raise ValueError("the data is missing")
     if kind == "dies":
+        sys.stdout.write(" 12%|#         | 5/40")
+        sys.stdout.flush()
         os.kill(os.getpid(), 9)
     if kind == "finishes then dies":
         (folder / "result").write_text("done")

@@ -68,6 +68,9 @@ def test_a_failed_run_is_recorded_and_does_not_stop_the_others(tmp_path):
     assert failure.reason == "ValueError: the data is missing"
     assert outcomes["two"] is not None
     assert outcomes["two"].exit_code == -signal.SIGKILL
+    # Not the line it happened to print last.
+    assert outcomes["two"].last_lines == (" 12%|#         | 5/40",)
+    assert outcomes["two"].reason == "ended by signal 9 (Killed), as the system does when memory runs out"
     assert [one.state.split(":")[0] for one in jobs] == ["failed", "failed", "finished", "finished"]
     # Several processes share the cores in peace.
     assert (tmp_path / "three" / "result").read_text() == "quick 3 passive"

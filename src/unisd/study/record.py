@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,7 +78,11 @@ class Failure:
 
     @property
     def reason(self) -> str:
-        """The line that says most: the last one."""
+        """The signal that ended it, else the line that says most: the last one."""
+        if self.exit_code < 0:
+            # The last line is then whatever it was doing, a progress bar for example.
+            memory = ", as the system does when memory runs out" if self.exit_code == -signal.SIGKILL else ""
+            return f"ended by signal {-self.exit_code} ({signal.strsignal(-self.exit_code) or 'unknown'}){memory}"
         return next((line for line in reversed(self.last_lines) if line.strip()), f"exit code {self.exit_code}")
 
     def save(self, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from tests.report.folders import HOSTILE, history, kept_examples, write_run, write_study
 from tests.report.tags import Tags
-from tests.study.hand import results
+from tests.study.hand import base_results, finished, results
 from unisd import train
 from unisd.cli import main
 from unisd.config import dump
@@ -20,6 +21,8 @@ from unisd.report import read
 from unisd.report.charts import Bar, Curve, curves, intervals, mean_of
 from unisd.report.page import report_html, write_report
 from unisd.report.template import clean
+from unisd.study.render import save_table
+from unisd.study.table import table_of
 
 MEGABYTE = 2**20
 
@@ -227,6 +230,14 @@ def test_infinite_and_missing_numbers_do_not_break_the_curves(tmp_path):
     assert 4.0 not in run.series("loss")
     assert len(run.series("loss")) == 11
     assert "Loss" in report_html(folder)
+
+
+def test_a_run_that_diverged_does_not_cost_a_study_its_report(tmp_path):
+    base, run = base_results([0, 1], ceiling=1.0), finished([1, 0], mechanisms={"loss/divergence": math.nan})
+    baselines = {"sft": None}
+    save_table(table_of(base, {"sft": {0: run}}, baseline="sft", baselines=baselines, missing={}), tmp_path)
+    assert "| sft | loss/divergence | not finite |" in (tmp_path / "table.md").read_text()
+    assert "<td>loss/divergence</td><td>not finite</td>" in report_html(tmp_path)
 
 
 def test_examples_of_a_folder_are_read_with_the_run(tmp_path):

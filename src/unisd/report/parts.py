@@ -10,6 +10,7 @@ from markupsafe import Markup
 from unisd.report.charts import LINES_PER_CHART, Curve, curves
 from unisd.report.heatmap import heatmap_markup, legend, scales_of, shown
 from unisd.report.read import RunRecord
+from unisd.study.render import mechanism
 from unisd.token_maps.record import Answer, KeptExample, KeptExamples
 
 MAX_TEXT = 1500
@@ -190,10 +191,10 @@ def cut(text: str, length: int = MAX_TEXT) -> str:
     return text if len(text) <= length else f"{text[:length]} ... ({len(text) - length} more characters)"
 
 
-def mechanism_table(groups: Mapping[str, Mapping[str, float]]) -> TextTable:
+def mechanism_table(groups: Mapping[str, Mapping[str, float | None]]) -> TextTable:
     """Metrics down, recipes across."""
     names = sorted({name for found in groups.values() for name in found})
-    rows = [(name, *(f"{found[name]:.4g}" if name in found else "" for found in groups.values())) for name in names]
+    rows = [(name, *(mechanism(found[name]) if name in found else "" for found in groups.values())) for name in names]
     return TextTable(("metric", *groups), rows)
 
 

@@ -188,10 +188,15 @@ def _retention(rows: Sequence[Row]) -> str:
 
 def _mechanisms(table: Table) -> str:
     rows = [row for row in table.rows if row.task == table.tasks[0]] if table.tasks else []
-    lines = [(row.variant, name, f"{value:.4g}") for row in rows for name, value in row.mechanisms.items()]
+    lines = [(row.variant, name, mechanism(value)) for row in rows for name, value in row.mechanisms.items()]
     if not lines:
         return ""
     return f"## What the mechanisms did\n\n{_table(('variant', 'metric', 'mean'), lines)}"
+
+
+def mechanism(value: float | None) -> str:
+    """How much a part did."""
+    return "not finite" if value is None else f"{value:.4g}"
 
 
 def _costs(table: Table) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -79,8 +80,8 @@ class Row:
     """What was configured and did nothing."""
     signs: tuple[Finding, ...]
     """Signs of collapse, leakage or mismatched prompts."""
-    mechanisms: dict[str, float]
-    """How much each component did."""
+    mechanisms: dict[str, float | None]
+    """How much each component did; null where a run's number is not finite."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,10 @@ def _row(
         passes_per_step=fmean(one.passes_per_step for one in trainings),
         inert=_findings([one.inert for one in trainings], by_part=True),
         signs=_findings([one.signs for one in trainings], by_part=False),
-        mechanisms=_mean_of_each([one.mechanisms for one in trainings]),
+        mechanisms={
+            name: value if math.isfinite(value) else None
+            for name, value in _mean_of_each([one.mechanisms for one in trainings]).items()
+        },
     )
 
 

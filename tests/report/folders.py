@@ -130,6 +130,10 @@ def write_study(folder: Path, *, num_steps: int = 40, num_examples: int = 2, num
         baseline="sft",
         baselines={"sft": None, "sdft": "sft", "unisd_star": "sdft"},
         missing={"unisd_star-seed1-0": f"failed: out of memory {HOSTILE}"},
+        finished=[
+            "base-0",
+            *(f"{name}-seed{seed}-0" for seed in range(3) for name in variants if seed in variants[name]),
+        ],
     )
     save_table(table, folder)
     return folder

@@ -193,14 +193,16 @@ def test_file_names_are_those_of_the_modules_that_write_them():
     assert (read.CONFIG_FILE, read.METRICS_FILE) == (dump.CONFIG_FILE, train.METRICS_FILE)
 
 
-def test_of_two_runs_for_one_place_in_the_table_the_newer_counts(tmp_path):
+def test_of_a_study_whose_settings_changed_and_came_back_the_runs_of_the_table_count(tmp_path):
     folder = write_study(tmp_path / "study")
-    old = folder / "sft-seed0-older"
-    old.mkdir()
-    (old / "training.json").write_text((folder / "sft-seed0-0" / "training.json").read_text())
-    results([0] * 8, created="2025-01-01T00:00:00+00:00").save(old / "results.json")
+    for name, created in (("sft-seed0-other", "2027"), ("base-other", "2027"), ("sft-seed0-old", "2025")):
+        results([0] * 8, created=f"{created}-01-01T00:00:00+00:00").save(folder / name / "results.json")
+    for name in ("sft-seed0-other", "sft-seed0-old"):
+        (folder / name / "training.json").write_text((folder / "sft-seed0-0" / "training.json").read_text())
+    (folder / "sft-seed0-old" / "results.json").write_text('{"schema_version": 0}')
     study = read.read_folder(folder)
     assert [run.name for run in study.of_variant("sft")] == ["sft-seed0-0", "sft-seed1-0", "sft-seed2-0"]
+    assert study.base.task("toy").teacher is not None
 
 
 def test_the_bold_line_is_the_mean_of_the_seeds_where_all_of_them_are():

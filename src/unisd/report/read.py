@@ -142,21 +142,18 @@ def _read_study(folder: Path) -> StudyRecord:
             f"{folder / TABLE_FILE}: {'.'.join(map(str, first['loc']))}: {first['msg']}. Call `unisd study` again, it "
             "writes the table anew."
         ) from None
-    seeds = {row.variant: row.seeds for row in table.rows}
-    runs: dict[tuple[str, int | None], RunRecord] = {}
-    base = None
-    # Settings that were changed leave folders of their own behind; of two for one place in the table the newer counts.
-    found = [(Results.load(path), path.parent) for path in folder.glob(f"*/{RESULTS_FILE}")]
-    for results, place in sorted(found, key=lambda one: (one[0].created, one[1].name)):
-        if not (place / TRAINING_FILE).is_file():
+    base: Results | None = None
+    runs: list[RunRecord] = []
+    # Settings that were changed leave folders of their own behind; those that the table is made of count.
+    for place in (folder / name for name in table.finished if (folder / name / RESULTS_FILE).is_file()):
+        results = Results.load(place / RESULTS_FILE)
+        if (place / TRAINING_FILE).is_file():
+            runs.append(_run_of_study(place, results))
+        else:
             base = results
-            continue
-        run = _run_of_study(place, results)
-        if run.seed in seeds.get(run.variant, ()):
-            runs[run.variant, run.seed] = run
-    order = list(seeds)
-    known = sorted(runs.values(), key=lambda run: (order.index(run.variant), run.seed or 0))
-    return StudyRecord(folder.resolve().name, table, base, known)
+    order = list(dict.fromkeys(row.variant for row in table.rows))
+    runs.sort(key=lambda run: (order.index(run.variant), run.seed or 0))
+    return StudyRecord(folder.resolve().name, table, base, runs)
 
 
 def _run_of_study(place: Path, results: Results) -> RunRecord:

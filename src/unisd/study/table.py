@@ -110,7 +110,7 @@ class Table:
     """Runs without results, by id: why."""
     conditions: tuple[str, ...]
     """What the numbers depend on, a sentence each: weights, versions, machine load."""
-    finished: tuple[str, ...] = ()
+    finished: tuple[str, ...]
     """Ids of the runs that the table is made of, the base first; other folders are of other settings."""
 
     @property

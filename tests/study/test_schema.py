@@ -36,6 +36,7 @@ def test_a_study_is_filled_in(tmp_path):
         ({"seeds": [1, 1]}, "seeds must be different numbers"),
         ({"seeds": []}, "seeds must be different numbers"),
         ({"set": {"training.seed": 1}}, "training.seed is decided by the study. Give `seeds`"),
+        ({"set": {"training": {"seed": 1, "max_steps": 3}}}, "training.seed is decided by the study. Give `seeds`"),
         ({"evaluation": {"retension": True}}, "Did you mean 'retention'?"),
     ],
 )
@@ -69,6 +70,12 @@ def test_options_are_laid_over_each_other_variant_over_study_and_the_command_lin
     assert plain.training["learning_rate"] == other.training["learning_rate"] == 0.5
     assert (plain.teacher.kind, other.teacher.kind) == ("base", "ema")
     assert plain.rollout.temperature == other.rollout.temperature == 0.9
+
+
+def test_what_the_study_decides_is_refused_on_the_command_line_too(tmp_path, tiny_checkpoint):
+    for override in ("training.seed=7", "training={seed: 7, max_steps: 3}"):
+        with pytest.raises(ConfigError, match="training.seed is decided by the study. Give `seeds`"):
+            grid(tmp_path, tiny_checkpoint, (override,))
 
 
 def test_another_setting_or_other_data_is_another_run_and_another_folder_is_not(tmp_path, tiny_checkpoint):

@@ -20,7 +20,7 @@ from unisd.config.schema import ContextsSection, RunConfig
 from unisd.objective.divergence import Divergence
 from unisd.objects import eval_tasks, tokenizer_of, train_examples
 from unisd.planning import passes_of
-from unisd.study.schema import BASE, Evaluation, Study, Variant, evaluation_fields
+from unisd.study.schema import BASE, Evaluation, Study, Variant, check_options, evaluation_fields
 from unisd.tasks.source import DataSource
 from unisd.teacher import BaseTeacher
 
@@ -68,6 +68,7 @@ def grid_of(study: Study, path: str | Path, overrides: Sequence[str] = ()) -> Gr
     Everything that can be known before the first run starts is checked here: the options, that the data can be read,
     the tokenizer, and that all rows answer the same held-out prompts of the same model.
     """
+    check_options(overrides)
     folder = Path(study.folder)
     configs = {variant.name: _config(study, variant, Path(path), overrides) for variant in study.variants}
     with_teacher = [name for name, config in configs.items() if passes_of(config).has_teacher]

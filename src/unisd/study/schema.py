@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from unisd.config.document import read_document
+from unisd.config.document import Overrides, read_document, with_overrides
 from unisd.config.errors import ConfigError, shown, suggestion
 from unisd.config.fields import build, check_keys, option_names
 
@@ -19,7 +19,7 @@ DECIDED_BY_THE_STUDY = {
     "training.resume_from_checkpoint": "A run that was cut off starts again.",
     "training.seed": "Give `seeds`, of the study or of a variant.",
 }
-"""What `set` may not hold, and what to do instead."""
+"""What neither `set` nor the command line may hold, and what to do instead."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
@@ -57,7 +57,7 @@ class Variant:
                 f"name must be letters, digits, '.', '_', '+' or '-', and not {BASE!r}, got {shown(self.name)}."
             )
         _check_seeds(self.seeds)
-        _check_set(self.set)
+        check_options(self.set)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Study:
 
     def __post_init__(self) -> None:
         _check_seeds(self.seeds)
-        _check_set(self.set)
+        check_options(self.set)
 
     def seeds_of(self, variant: Variant) -> tuple[int, ...]:
         """Its own, or those of the study."""
@@ -150,10 +150,12 @@ def _check_seeds(seeds: tuple[int, ...] | None) -> None:
         raise ValueError(f"seeds must be different numbers from 0 on, at least one, got {list(seeds)}.")
 
 
-def _check_set(options: Mapping[str, Any]) -> None:
+def check_options(options: Overrides) -> None:
+    """Refuse those of `DECIDED_BY_THE_STUDY`, which would be overruled without a word."""
+    training = with_overrides({}, options).get("training")
     for key, remedy in DECIDED_BY_THE_STUDY.items():
-        if key in options:
-            raise ValueError(f"set: {key} is decided by the study. {remedy}")
+        if isinstance(training, Mapping) and key.partition(".")[2] in training:
+            raise ConfigError(f"{key} is decided by the study. {remedy}")
 
 
 def evaluation_fields(evaluation: Evaluation) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_what_the_study_decides_is_refused_on_the_command_line_too(tmp_path, tin
             grid(tmp_path, tiny_checkpoint, (override,))
 
 
-def test_another_setting_or_other_data_is_another_run_and_another_folder_is_not(tmp_path, tiny_checkpoint):
+def test_another_setting_or_other_data_is_another_run_and_another_folder_is_not(tmp_path, tiny_checkpoint, monkeypatch):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "Say red", "privileged_context": "red", "completion": "red", "answer": "red"}\n')
     local = {"data.train": {"path": str(rows)}}
@@ -93,8 +94,22 @@ def test_another_setting_or_other_data_is_another_run_and_another_folder_is_not(
     assert [mine == theirs for mine, theirs in zip(before, changed, strict=True)] == [True, False, False]
     assert not set(before) & set(ids(evaluation={"teacher": False}))
     assert not set(before) & set(ids(set={**local, "eval.limit": 3}))
+    (tmp_path / "rows").mkdir()
+    shutil.copy(rows, tmp_path / "rows")
+    local = {"data.train": {"path": str(tmp_path / "rows")}}
+    of_folder = ids()
     rows.write_text(rows.read_text() * 2)
+    assert ids() == of_folder
+    shutil.copy(rows, tmp_path / "rows")
+    assert ids()[1:] != of_folder[1:]
+    local = {"data.train": {"path": str(rows)}}
     assert ids()[1:] != before[1:]
+    # As the data is read: `~` is the home.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    local = {"data.train": {"path": "~/rows.jsonl"}}
+    of_home = ids()
+    rows.write_text(rows.read_text() * 2)
+    assert ids()[1:] != of_home[1:]
 
 
 @pytest.mark.parametrize(

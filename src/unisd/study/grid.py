@@ -110,7 +110,7 @@ def _run(variant: Variant, seed: int, config: RunConfig, folder: Path, evaluatio
 
 
 def _hash(config: RunConfig, evaluation: Evaluation) -> str:
-    """Changes with every option and the content of local data and models, not with where this machine keeps them."""
+    """Changes with every option and the content of local data and models, not with where models are kept."""
     sources = [source for source in (config.data.train, config.data.eval) if isinstance(source, DataSource)]
     files = [path for path in (*(source.path for source in sources), evaluation.general_text) if path]
     model = replace(config.model, name_or_path=_model_identity(config.model.name_or_path))
@@ -133,6 +133,11 @@ def _model_identity(name_or_path: str) -> str:
 
 
 def _digest(path: Path) -> str | None:
+    """Of a file's content, or of all files in a folder with their names; of anything else null."""
+    path = path.expanduser()
+    if path.is_dir():
+        files = {str(file.relative_to(path)): _digest(file) for file in sorted(path.rglob("*")) if file.is_file()}
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -166,6 +167,7 @@ def _eval(arguments: argparse.Namespace) -> None:
     output = arguments.output or Path("results.json")
     if arguments.output is None and output.exists():
         raise ConfigError(f"eval: {output} exists and is not overwritten. Give --output {output} to replace it.")
+    _check_output(output)
     flags = {
         "rollout.temperature": arguments.temperature,
         "rollout.generation_batch_size": arguments.batch_size,
@@ -204,9 +206,20 @@ def _study(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    if arguments.output is not None:
+        _check_output(arguments.output)
     from unisd.report.page import write_report
 
     print(f"Saved {write_report(arguments.folder, arguments.output)}.")
+
+
+def _check_output(path: Path) -> None:
+    # Asked before the work, which may be hours, and not when its result has no place to go.
+    if path.is_dir():
+        raise ConfigError(f"--output {path} is a folder. Give the name of a file in it.")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(f"--output {path} cannot be written: {folder} is no folder that you may write in.")
 
 
 def _init(arguments: argparse.Namespace) -> None:

@@ -70,6 +70,15 @@ def test_overrides_may_stand_on_either_side_of_an_option(tmp_path, capsys):
     assert "Write overrides before --resume" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["eval", "no/model"], ["report", "no/run"]])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, capsys, command):
+    (tmp_path / "file").touch()
+    assert main([*command, "--output", str(tmp_path)]) == 2
+    assert f"--output {tmp_path} is a folder. Give the name of a file in it." in capsys.readouterr().err
+    assert main([*command, "--output", str(tmp_path / "file" / "new" / "x")]) == 2
+    assert f"{tmp_path / 'file'} is no folder that you may write in" in capsys.readouterr().err
+
+
 def test_init_writes_a_file_once(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["init", "cmd"]) == 0

@@ -74,7 +74,11 @@ def test_each_sign_is_told_once_it_shows(first: dict[str, float], last: dict[str
 
 
 def warned(
-    folder: Path, caplog: pytest.LogCaptureFixture, teacher: Teacher, components: list[Loss | Transform], **options: Any
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    teacher: Teacher,
+    components: list[Loss | Transform] | None,
+    **options: Any,
 ) -> tuple[list[str], list[str]]:
     """What is said at step 10, and at the end."""
     tokenizer = build_tiny_tokenizer()
@@ -105,6 +109,15 @@ def test_a_run_with_dead_knobs_is_told_so_at_step_ten_and_at_the_end(
     for owner in ("divergence_clip", "agreement", "contrastive", "teacher"):
         assert any(f"steps: {owner}: " in sentence for sentence in early), owner
         assert any(sentence.startswith(f"{owner}: ") for sentence in final), owner
+
+
+def test_a_clip_that_never_cut_is_dead_where_the_run_names_it_and_not_where_it_is_the_default(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder, components, is_said in (("default", None, False), ("named", [DivergenceClip(ceiling=10.0)], True)):
+        caplog.clear()
+        for sentences in warned(tmp_path / folder, caplog, LiveTeacher(), components, learning_rate=1e-4):
+            assert any("divergence_clip: it changed no token" in sentence for sentence in sentences) is is_said
 
 
 def test_a_run_whose_parts_all_act_hears_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from unisd.diagnostics import CHECK_STEP, dead_knobs, signals
 from unisd.metrics import Metrics
+from unisd.objective.clip import DEFAULT_CLIP
 from unisd.teacher.teacher import Teacher
 
 logger = logging.getLogger(__name__)
@@ -88,7 +90,8 @@ class StepCallback(TrainerCallback):
 class DiagnosticsCallback(TrainerCallback):
     """Warns of dead knobs after step 10, and of those and of collapse and leakage when training ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, components: Mapping[str, object]) -> None:
+        self._not_asked_for = [name for name, component in components.items() if component is DEFAULT_CLIP]
         self.inert: list[str] = []
         """What was configured and did nothing, as found at the end."""
         self.warnings: list[str] = []
@@ -97,14 +100,14 @@ class DiagnosticsCallback(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """After the log of step 10."""
         if state.global_step == CHECK_STEP and state.is_world_process_zero:
-            for sentence in dead_knobs(state.log_history):
+            for sentence in dead_knobs(state.log_history, not_asked_for=self._not_asked_for):
                 logger.warning("after %d steps: %s", CHECK_STEP, sentence)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The final summary."""
-        self.inert = dead_knobs(state.log_history)
+        self.inert = dead_knobs(state.log_history, not_asked_for=self._not_asked_for)
         self.warnings = [*self.inert, *signals(state.log_history)]
         if state.is_world_process_zero:
             for sentence in self.warnings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -49,10 +49,14 @@ def _ngrams(ids: Sequence[int], size: int) -> list[tuple[int, ...]]:
     return [tuple(ids[start : start + size]) for start in range(len(ids) - size + 1)]
 
 
-def dead_knobs(history: Sequence[Mapping[str, float]]) -> list[str]:
-    """What was configured and did nothing, from the training entries of a log history; one sentence each."""
+def dead_knobs(history: Sequence[Mapping[str, float]], *, not_asked_for: Collection[str] = ()) -> list[str]:
+    """What was configured and did nothing, from the training entries of a log history; one sentence each.
+
+    Parts that are `not_asked_for`, such as the clip that a run has by default, may do nothing.
+    """
     entries = [entry for entry in history if "loss" in entry]
-    found = [_dead(name, _series(entries, name)) for name in sorted({name for entry in entries for name in entry})]
+    names = sorted({name for entry in entries for name in entry if name.partition("/")[0] not in not_asked_for})
+    found = [_dead(name, _series(entries, name)) for name in names]
     last = entries[-1] if entries else {}
     if last.get("teacher/num_updates") == 0 and last.get("step", 0) > CHECK_STEP:
         found.append("teacher: it was never updated. Lower teacher.every, or use kind: base.")

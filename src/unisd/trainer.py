@@ -184,7 +184,7 @@ class SelfDistillTrainer(Trainer):
             gates=self.gates,
         )
         self.add_callback(StepCallback(self.teacher, self._metrics["train"], self._clock))
-        self.diagnostics = DiagnosticsCallback()
+        self.diagnostics = DiagnosticsCallback(self.components)
         self.add_callback(self.diagnostics)
 
     @property

@@ -20,7 +20,7 @@ from unisd.study.grid import grid_of
 from unisd.study.record import TrainingRecord
 from unisd.study.run import Order, main, passes_per_step
 from unisd.study.schema import load_study
-from unisd.study.study import run_study
+from unisd.study.study import jobs_of, run_study
 from unisd.trainer import SelfDistillTrainer
 
 AGREEMENT = {
@@ -97,6 +97,28 @@ def test_a_run_in_this_process_equals_training_by_hand_and_may_keep_its_model(tm
     assert Results.load(folder / "results.json").seed == 5
     assert (folder / "train" / "adapter_model.safetensors").is_file()
     assert isinstance(by_hand.model, PeftModel)
+
+
+def test_a_default_clip_that_never_cuts_does_not_mark_a_row_and_one_that_is_named_does(tmp_path, tiny_checkpoint):
+    write_recipe(tmp_path, tiny_checkpoint)
+    named = [{"type": "divergence_clip", "ceiling": 10.0}]
+    variants = [
+        {"name": name, "config": "recipe.yaml", "set": {"components": components, "training.max_steps": 1}}
+        for name, components in (("default", None), ("named", named))
+    ]
+    path = write_study(tmp_path, {"folder": str(tmp_path / "out"), "variants": variants})
+    study = load_study(path)
+    grid = grid_of(study, path)
+    inert = []
+    for run in grid.runs:
+        job = jobs_of(study, grid, num_parallel=1, num_threads=1)[run.id]
+        job.folder.mkdir(parents=True)
+        job.prepare(job.folder)
+        main(job.folder)
+        inert.append(TrainingRecord.load(job.folder).inert)
+    assert inert == [(), ("divergence_clip: it changed no token's value or weight. Adjust it, or remove it.",)]
+    # Named or not, the settings are the same.
+    assert len({run.id.rpartition("-")[2] for run in grid.runs}) == 1
 
 
 def test_forward_passes_count_views_gates_and_micro_batches(tmp_path, tiny_checkpoint):

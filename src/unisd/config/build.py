@@ -14,11 +14,12 @@ from unisd.config.check import check_combinations
 from unisd.config.errors import ConfigError, shown, suggestion
 from unisd.config.fields import build, check_keys, coerce, coerce_fields, option_names
 from unisd.config.import_path import import_object
-from unisd.config.schema import DEFAULT_COMPONENTS, SECTIONS_WITHOUT_TORCH, ContextsSection, DataSection, RunConfig
+from unisd.config.schema import SECTIONS_WITHOUT_TORCH, ContextsSection, DataSection, RunConfig
 from unisd.contexts.auxiliary import AuxiliaryContexts
 from unisd.contexts.demonstration import Demonstration
 from unisd.contexts.negative import NegativeContexts
 from unisd.objective import COMPONENTS
+from unisd.objective.clip import default_components
 from unisd.objective.divergence import Divergence
 from unisd.tasks.source import DataSource
 from unisd.teacher import TEACHERS, Teacher
@@ -43,7 +44,7 @@ def build_config(document: Mapping[str, Any]) -> RunConfig:
         contexts=_contexts(document["contexts"]),
         teacher=_teacher(document["teacher"]),
         objective=objective,
-        components=_components(_default_entries(objective) if entries is None else entries),
+        components=tuple(default_components(objective)) if entries is None else _components(entries),
         rollout=document["rollout"],
         training=_training(document["training"]),
         eval=document["eval"],
@@ -72,10 +73,6 @@ def _teacher(given: Mapping[str, Any]) -> Teacher:
     schema = TEACHERS[kind]
     check_keys(options, ["kind", *option_names(schema)], where="teacher", of=f"kind: {kind}", others=others)
     return build(schema, options, "teacher")
-
-
-def _default_entries(objective: Divergence) -> list[dict[str, Any]]:
-    return [dict(entry) for entry in DEFAULT_COMPONENTS] if objective.can_be_clipped else []
 
 
 def _components(entries: Sequence[Mapping[str, Any]]) -> tuple[Loss | Transform, ...]:

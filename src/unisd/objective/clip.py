@@ -12,9 +12,6 @@ from torch import Tensor
 from unisd.objective.divergence import Divergence
 from unisd.types import Loss, Need, TokenLoss, TokenScores, Transform
 
-DEFAULT_CEILING = 10.0
-"""Nats; of a run that names no components."""
-
 
 @dataclass(frozen=True)
 class DivergenceClip(Transform):
@@ -68,9 +65,13 @@ class DivergenceClip(Transform):
         return {"clipped": (after.values < before.values).to(before.values.dtype)}
 
 
+DEFAULT_CLIP = DivergenceClip(ceiling=10.0)
+"""This very object is the clip of a run that names no components; one that a run names may equal it."""
+
+
 def default_components(objective: Divergence) -> list[Loss | Transform]:
     """What a run has that names no components: a clip at 10 nats, where the main term can be clipped."""
-    return [DivergenceClip(ceiling=DEFAULT_CEILING)] if objective.can_be_clipped else []
+    return [DEFAULT_CLIP] if objective.can_be_clipped else []
 
 
 def check_clippable(objective: Divergence, components: Mapping[str, Loss | Transform]) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 from unisd.config.dump import CONFIG_FILE, config_hash
 from unisd.config.load import load_config
 from unisd.config.schema import EvalSection, RunConfig
-from unisd.diagnostics import dead_knobs, signals
+from unisd.diagnostics import signals
 from unisd.evaluate.provenance import facts_of
 from unisd.evaluate.results import RESULTS_FILE, Results
 from unisd.evaluate.retention import BaseModel
 from unisd.evaluate.run import evaluate, evaluate_checkpoint
+from unisd.objective.clip import default_components
 from unisd.objects import eval_tasks, model_of
 from unisd.scoring.plan import Plan
 from unisd.study.record import TrainingRecord, mechanisms_of, median_seconds
@@ -46,6 +47,8 @@ class Order:
     keep_models: bool
     num_parallel: int
     num_threads: int
+    has_default_components: bool = False
+    """The run names none; `unisd.yaml`, which is resolved, does not tell."""
 
     def save(self, folder: Path) -> None:
         """Into the folder of the run."""
@@ -75,6 +78,8 @@ def main(folder: Path) -> None:
 def _train_and_evaluate(folder: Path, order: Order) -> Results:
     assert order.seed is not None
     config = load_config(folder / CONFIG_FILE)
+    if order.has_default_components:
+        config = replace(config, components=tuple(default_components(config.objective)))
     start = time.perf_counter()
     trainer = train(_with_few_held_out(config))
     seconds = time.perf_counter() - start
@@ -127,7 +132,7 @@ def _record(order: Order, config: RunConfig, trainer: SelfDistillTrainer, second
         num_parallel=order.num_parallel,
         num_threads=order.num_threads,
         plan=trainer.plan.text(),
-        inert=tuple(dead_knobs(history)),
+        inert=tuple(trainer.diagnostics.inert),
         signs=tuple(signals(history)),
         mechanisms=mechanisms_of(history, trainer.components),
         history=history,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from unisd.config.dump import CONFIG_FILE, resolved_yaml
 from unisd.evaluate.results import RESULTS_FILE, Results
+from unisd.objective.clip import DEFAULT_CLIP
 from unisd.study.grid import Grid, Run, grid_of, plan_text
 from unisd.study.pool import Job, environment_of, locked, run_jobs
 from unisd.study.record import LOG_FILE, Failure, TrainingRecord, write_whole
@@ -26,7 +27,7 @@ def plan_study(path: str | Path, overrides: Sequence[str] = ()) -> str:
     """The runs of a study and their passes; nothing is started."""
     study = load_study(path)
     grid = grid_of(study, path, overrides)
-    jobs = _jobs(study, grid, num_parallel=1, num_threads=1)
+    jobs = jobs_of(study, grid, num_parallel=1, num_threads=1)
     return plan_text(study, grid, {run: job.state for run, job in jobs.items()})
 
 
@@ -47,7 +48,7 @@ def run_study(
             raise ValueError(f"{name} must be at least 1, got {number}.")
     study = load_study(path)
     grid = grid_of(study, path, overrides)
-    jobs = _jobs(study, grid, num_parallel=num_parallel, num_threads=num_threads)
+    jobs = jobs_of(study, grid, num_parallel=num_parallel, num_threads=num_threads)
     with locked(grid.folder) as lock:
         said = f"# unisd study {path} {' '.join(overrides)}".rstrip()
         write_whole(grid.folder / STUDY_FILE, f"{said}\n{Path(path).read_text(encoding='utf-8')}")
@@ -75,7 +76,7 @@ def run_study(
 
 def tabulate(study: Study, grid: Grid) -> Table:
     """The table of the runs that are finished."""
-    jobs = _jobs(study, grid, num_parallel=1, num_threads=1)
+    jobs = jobs_of(study, grid, num_parallel=1, num_threads=1)
     finished = {run.id: jobs[run.id].is_finished for run in grid}
     variants = {
         variant.name: {
@@ -99,11 +100,13 @@ def _finished(grid: Grid, run: Run) -> Finished:
     return Finished(Results.load(folder / RESULTS_FILE), TrainingRecord.load(folder))
 
 
-def _jobs(study: Study, grid: Grid, *, num_parallel: int, num_threads: int) -> dict[str, Job]:
+def jobs_of(study: Study, grid: Grid, *, num_parallel: int, num_threads: int) -> dict[str, Job]:
+    """The process of every run, by the run's id."""
     jobs = {}
     for run in grid:
         folder = grid.folder_of(run)
-        order = Order(run.variant, run.seed, run.evaluation, study.keep_models, num_parallel, num_threads)
+        is_default = any(component is DEFAULT_CLIP for component in run.config.components)
+        order = Order(run.variant, run.seed, run.evaluation, study.keep_models, num_parallel, num_threads, is_default)
         command = (sys.executable, "-m", "unisd.study", str(folder))
         jobs[run.id] = Job(folder, command, RESULTS_FILE, partial(_prepare, run=run, order=order))
     return jobs

@@ -110,6 +110,8 @@ def test_results_of_an_evaluation_give_the_accuracy_its_interval(tmp_path):
     # Wilson for 3 of 4
     assert "toy 75.0 % [30.1, 95.4] of 4 prompts" in page
     assert "Accuracy was measured once" not in page
+    # An evaluation of the trained model says nothing of the accuracy it started from.
+    assert "Not measured: the model before training on the same prompts, the teacher&#39;s ceiling, " in page
     assert "Answers cut off at the length limit: 25 % on toy." in page
 
 

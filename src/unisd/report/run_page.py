@@ -134,13 +134,14 @@ def inert_sentence(run: RunRecord) -> str:
     return f"No part was found inert over {run.num_steps} steps. That a part acted does not say that it helped."
 
 
-def measured_sentences(results: Results | None) -> list[str]:
-    """What an evaluation left out."""
+def measured_sentences(results: Results | None, *, is_base: bool = False) -> list[str]:
+    """What an evaluation left out; `is_base` where it is of the model before training."""
     if results is None:
         return ["Not measured: the model before training on the same prompts, the teacher's ceiling, retention."]
     lacks = [
         name
         for name, is_there in (
+            ("the model before training on the same prompts", is_base),
             ("the teacher's ceiling", any(task.teacher is not None for task in results.tasks)),
             ("retention (what the model could do before)", results.retention is not None),
             ("perplexity of general text", results.general_text is not None),

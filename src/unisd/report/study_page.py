@@ -85,7 +85,7 @@ def study_honesty(study: StudyRecord) -> list[str]:
     )
     if not any(row.variant == "base" for row in table.rows):
         said.append("The model before training is not measured, so nothing says how much any row gained.")
-    said += measured_sentences(study.base) if study.base and not study.runs else _measured(study)
+    said += measured_sentences(study.base, is_base=True) if study.base and not study.runs else _measured(study)
     several = bonferroni(table)
     said += [several] if several else []
     said += [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in table.conditions]

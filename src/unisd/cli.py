@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help=text, description=text)
     report.add_argument("folder", type=Path, help="training.output_dir of a run, or the folder of a study")
     report.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: FOLDER/report.html)")
+    report.add_argument("--charts", type=Path, metavar="FOLDER", help="also write each chart there, as SVG")
     report.set_defaults(run=_report)
     init = commands.add_parser("init", help="write a commented configuration to start from")
     init.add_argument("task", help="cmd (generated), local (your own files), or a benchmark such as cos_e")
@@ -208,9 +209,12 @@ def _study(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     if arguments.output is not None:
         _check_output(arguments.output)
-    from unisd.report.page import write_report
+    from unisd.report.page import write_charts, write_report
 
     print(f"Saved {write_report(arguments.folder, arguments.output)}.")
+    if arguments.charts is not None:
+        for path in write_charts(arguments.folder, arguments.charts):
+            print(f"Saved {path}.")
 
 
 def _check_output(path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -214,7 +216,8 @@ def test_the_bold_line_is_the_mean_of_the_seeds_where_all_of_them_are():
 
 def test_charts_take_their_colours_from_the_page_and_keep_names_as_text():
     lines = [Curve("<b>$x$", [{1: 1.0, 2: 2.0}, {1: 2.0, 2: 3.0}]), Curve("other", [{1: 1.0, 2: 1.0}])]
-    for svg in (curves("Loss <i>", lines), intervals("Accuracy", [Bar("<b>$x$", 50.0, 40.0, 60.0)], unit="%")):
+    for chart in (curves("Loss <i>", lines), intervals("Accuracy", [Bar("<b>$x$", 50.0, 40.0, 60.0)], unit="%")):
+        svg = chart.svg
         assert "&lt;b&gt;$x$" in svg
         assert "<b>" not in svg
         assert "<i>" not in svg
@@ -223,6 +226,18 @@ def test_charts_take_their_colours_from_the_page_and_keep_names_as_text():
         # Nothing of matplotlib's own colours is left: it would vanish on one of the pages.
         assert "#000000" not in svg
         assert "#ffffff" not in svg
+
+
+def test_the_charts_of_a_study_stand_alone_as_files(tmp_path):
+    folder = write_study(tmp_path / "grid")
+    assert main(["report", str(folder), "--charts", str(tmp_path / "charts")]) == 0
+    files = sorted(path.name for path in (tmp_path / "charts").iterdir())
+    assert {"accuracy-on-toy.svg", "toy-distance-to-the-base.svg", "loss.svg"} <= set(files), files
+    for name in files:
+        text = (tmp_path / "charts" / name).read_text()
+        root = ElementTree.fromstring(text)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert set(re.findall(r"var[(](--[\w-]+)[)]", text)) <= set(re.findall(r"(--[\w-]+):", text))
 
 
 def test_infinite_and_missing_numbers_do_not_break_the_curves(tmp_path):

@@ -53,6 +53,26 @@ _DASHES = ("-", "--", ":")
 
 
 @dataclass(frozen=True)
+class Chart:
+    """A drawn chart; a template shows it as it is."""
+
+    title: str
+    svg: Markup
+
+    def __html__(self) -> Markup:
+        return self.svg
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One recipe in a plane of two measures."""
+
+    name: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
 class Curve:
     """One quantity over the optimizer steps, of one recipe."""
 
@@ -83,7 +103,7 @@ def require_matplotlib() -> None:
         ) from None
 
 
-def curves(title: str, lines: Sequence[Curve], *, is_percent: bool = False) -> Markup:
+def curves(title: str, lines: Sequence[Curve], *, is_percent: bool = False) -> Chart:
     """A chart of `LINES_PER_CHART` curves at most."""
 
     def draw(figure: Figure, axes: Any) -> None:
@@ -112,7 +132,7 @@ def _draw_curve(axes: Any, curve: Curve, colour: str, dash: str) -> None:
     axes.plot(list(mean), list(mean.values()), dash, color=colour, label=label, **style)
 
 
-def intervals(title: str, bars: Sequence[Bar], *, unit: str, zero: bool = False) -> Markup:
+def intervals(title: str, bars: Sequence[Bar], *, unit: str, zero: bool = False) -> Chart:
     """A row per bar: a dot, its interval, and the number; `zero` marks where nothing differs."""
 
     def draw(_: Figure, axes: Any) -> None:
@@ -139,6 +159,21 @@ def intervals(title: str, bars: Sequence[Bar], *, unit: str, zero: bool = False)
     return _svg(title, 3.6 + 0.05 * min(width, 30), 0.9 + 0.28 * len(bars), draw)
 
 
+def plane(title: str, dots: Sequence[Dot], *, x_unit: str, y_unit: str) -> Chart:
+    """A named dot per recipe; the upright axis begins at 0."""
+
+    def draw(_: Figure, axes: Any) -> None:
+        for dot in dots:
+            axes.plot([dot.x], [dot.y], "o", color=_LINES[0], markersize=6)
+            axes.annotate(dot.name, (dot.x, dot.y), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axes.set_xlabel(x_unit)
+        axes.set_ylabel(y_unit)
+        axes.margins(x=0.25, y=0.15)
+        axes.set_ylim(bottom=0)
+
+    return _svg(title, 4.2, 3.0, draw)
+
+
 def mean_of(seeds: Sequence[Points]) -> dict[float, float]:
     """Mean at every step that all of them have; at every step of any, where they share none."""
     shared = set.intersection(*(set(points) for points in seeds)) or set().union(*seeds)
@@ -154,7 +189,7 @@ def _thinned(points: Points) -> Points:
     return {block[-1]: fmean(points[step] for step in block) for block in blocks}
 
 
-def _svg(title: str, width: float, height: float, draw: Callable[[Figure, Any], None]) -> Markup:
+def _svg(title: str, width: float, height: float, draw: Callable[[Figure, Any], None]) -> Chart:
     # Not pyplot: it keeps figures alive and picks a window system.
     import matplotlib
     from matplotlib.figure import Figure
@@ -175,4 +210,4 @@ def _svg(title: str, width: float, height: float, draw: Callable[[Figure, Any], 
     referred = set(re.findall(r"#([\w-]+)", text))
     text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in referred else "", text)
     # The numbers stand in tables as well; a screen reader gets the title.
-    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{Markup.escape(title)}" ', 1))
+    return Chart(title, Markup(text.replace("<svg ", f'<svg role="img" aria-label="{Markup.escape(title)}" ', 1)))

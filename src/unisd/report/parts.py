@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from unisd.report.charts import LINES_PER_CHART, Curve, curves
+from unisd.report.charts import LINES_PER_CHART, Chart, Curve, curves
 from unisd.report.heatmap import heatmap_markup, legend, scales_of, shown
 from unisd.report.read import RunRecord
 from unisd.study.render import mechanism
@@ -68,7 +68,7 @@ class Comparison:
     """One task of a study: intervals and the table."""
 
     title: str
-    charts: Sequence[Markup]
+    charts: Sequence[Chart]
     table: TextTable
 
 
@@ -82,7 +82,7 @@ class Page:
     honesty: Sequence[str]
     inert: Sequence[str]
     signs: Sequence[str]
-    curves: Sequence[Markup]
+    curves: Sequence[Chart]
     questions: Sequence[Question]
     questions_note: str
     maps: Sequence[tuple[str, Markup]]
@@ -95,7 +95,7 @@ class Page:
     compared_note: str = ""
 
 
-def curve_charts(groups: Mapping[str, Sequence[RunRecord]]) -> list[Markup]:
+def curve_charts(groups: Mapping[str, Sequence[RunRecord]]) -> list[Chart]:
     """A chart per quantity that any of the recipes logged, a few recipes each; `groups` are the seeds by recipe."""
     accuracies = {
         name: f"Accuracy on {name.removeprefix('eval_').removesuffix('_accuracy')}, %"

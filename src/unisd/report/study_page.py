@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unisd.report.charts import Bar, intervals
+from unisd.report.charts import Bar, Dot, intervals, plane
 from unisd.report.parts import (
     Comparison,
     Page,
@@ -128,6 +128,14 @@ def _comparison(table: Table, task: str) -> Comparison:
         ]
         differences = [_bar(name, one.difference) for name, (_, one) in zip(names, paired, strict=True)]
         charts.append(intervals(f"{task}: difference to {table.baseline}", differences, unit="points", zero=True))
+    dots = [
+        Dot(row.variant, 100 * row.accuracy.value, row.retained.jsd_base)
+        for row in rows
+        if row.retained is not None and row.retained.jsd_base is not None
+    ]
+    if len(dots) > 1:
+        units = {"x_unit": "% correct", "y_unit": "JSD on the base's answers, nats"}
+        charts.append(plane(f"{task}: distance to the base", dots, **units))
     return Comparison(f"{task}, {rows[0].num_items} held-out prompts", charts, _table(table, rows, ceilings))
 
 

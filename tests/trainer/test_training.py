@@ -114,6 +114,19 @@ def test_the_students_pass_and_only_that_goes_through_the_wrapped_model(tmp_path
     torch.testing.assert_close(wrapped_loss, trainer.compute_loss(model, batch), rtol=0, atol=0)
 
 
+def test_a_compiled_model_learns_what_a_plain_one_does(tmp_path):
+    compiled: dict[str, Any] = {"torch_compile": True, "torch_compile_backend": "eager"}
+    losses, learned = [], []
+    for options in ({}, compiled):
+        keywords = {"teacher": EMATeacher(decay=0.5, every=1), "eval_dataset": rows(2)}
+        trainer = build(tmp_path, max_steps=2, keywords=keywords, **options)
+        trainer.train()
+        losses.append([*logged(trainer, "loss"), trainer.evaluate()["eval_loss"]])
+        learned.append(parameters(trainer))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    torch.testing.assert_close(learned[1], learned[0], rtol=1e-5, atol=1e-6)
+
+
 class BrokenSecondStep(SelfDistillTrainer):
     """Its loss is NaN in the second step."""
 

@@ -44,7 +44,7 @@ def inside_forward(
 
     handle = causal_lm(model).get_output_embeddings().register_forward_pre_hook(hook)
     try:
-        (call or model)(**inputs)
+        _called(model, call)(**inputs)
     finally:
         handle.remove()
     return results[0]
@@ -68,7 +68,7 @@ def run_pass(
     inputs = _inputs(view, batch)
     with _watched(model, layers) as found:
         if whole_logits:
-            states, head = (call or model)(**inputs).logits, Head(None)
+            states, head = _called(model, call)(**inputs).logits, Head(None)
         else:
             inputs["logits_to_keep"] = batch.completion_ids.shape[1] + 1
             states, head = inside_forward(model, inputs, lambda states: states, call=call), head_of(model)
@@ -103,6 +103,11 @@ def _watched(model: nn.Module, layers: Collection[int]) -> Iterator[dict[int, Te
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _called(model: nn.Module, call: nn.Module | None) -> nn.Module:
+    # A compiled module takes its truth from `len`, which most models do not have.
+    return model if call is None else call
 
 
 def _inputs(view: View, batch: RolloutBatch) -> dict[str, Any]:

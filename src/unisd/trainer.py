@@ -44,17 +44,7 @@ from unisd.step import Step, log_scores, named_components, overrides
 from unisd.tasks.accuracy import grade_all
 from unisd.tasks.task import Task
 from unisd.teacher.teacher import BaseTeacher, Teacher
-from unisd.types import (
-    Completion,
-    Example,
-    Loss,
-    Need,
-    Prompt,
-    RolloutBatch,
-    TokenLoss,
-    TokenScores,
-    Transform,
-)
+from unisd.types import Completion, Example, Loss, Need, Prompt, RolloutBatch, TokenLoss, TokenScores, Transform
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +146,9 @@ class SelfDistillTrainer(Trainer):
             )
         if self.args.gradient_checkpointing and isinstance(self.model, PeftModel):
             self.model.enable_input_require_grads()
+        # A prompt over its budget is found here, not after hours of training.
+        for task in self.eval_tasks:
+            self._questions(task)
         self._metrics = {"train": Metrics(), "eval": Metrics()}
         self._mode = "train"
         self._num_eval_batches = 0
@@ -345,8 +338,8 @@ class SelfDistillTrainer(Trainer):
         return {f"{prefix}_{task.name}_accuracy": self.task_accuracy(task) for task in self.eval_tasks}
 
     def task_accuracy(self, task: Task) -> float:
-        """Share of the task's evaluation examples that the student solves greedily, under its own prompt."""
-        examples = task.eval_examples(self.eval_limit)
+        """Share of the task's evaluation examples that the student solves greedily; `on_overflow` as for data sets."""
+        examples = self._questions(task)
         mine = examples[self.accelerator.process_index :: self.accelerator.num_processes]
         prompts = [self._render(example)["prompt"] for example in mine]
         written = self.generate(prompts, seed=self._options.seed, greedy=True) if prompts else []
@@ -355,6 +348,10 @@ class SelfDistillTrainer(Trainer):
         local = torch.tensor([[sum(grade.correct for grade in grades), len(grades)]], device=self.args.device)
         num_correct, num = self._processes.gather(local).sum(0).tolist()
         return num_correct / max(num, 1)
+
+    def _questions(self, task: Task) -> list[Example]:
+        rows = task.eval_examples(self.eval_limit)
+        return fit_rows(task.name, rows, self._tokenizer, self._options, self.build_views, needed=())[0]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds what was collected since the last training log."""

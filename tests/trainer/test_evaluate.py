@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -21,20 +21,18 @@ class Schedule:
 
     accuracies: list[float]
     name: str = "schedule"
-    num_evaluations: int = field(default=0, init=False)
     num_graded: int = field(default=0, init=False)
 
     def train_examples(self, limit: int | None = None) -> list[Example]:
         return rows(limit or 4)
 
     def eval_examples(self, limit: int | None = None) -> list[Example]:
-        self.num_evaluations += 1
-        self.num_graded = 0
         return rows(limit or 4)
 
     def grade(self, example: Example, completion: str) -> Grade:
+        evaluation, question = divmod(self.num_graded, 4)
         self.num_graded += 1
-        return Grade(self.num_graded <= 4 * self.accuracies[self.num_evaluations - 1])
+        return Grade(question < 4 * self.accuracies[evaluation])
 
     def negative_request(self, example: Example) -> Prompt:
         return example.prompt
@@ -95,7 +93,7 @@ def test_each_of_several_data_sets_has_its_own_metrics_and_a_task_is_asked_once(
         assert metrics[f"eval_{name}_loss"] == pytest.approx(alone["eval_loss"], rel=1e-6)
         assert metrics[f"eval_{name}_num_tokens"] == alone["eval_num_tokens"]
     assert metrics["eval_schedule_accuracy"] == 0.25
-    assert task.num_evaluations == 1
+    assert task.num_graded == 4
 
 
 def test_compute_metrics_gets_the_completions_and_which_of_their_tokens_count(tmp_path):
@@ -143,6 +141,26 @@ def test_task_accuracy_picks_the_best_checkpoint_which_is_loaded_at_the_end(tmp_
     end = parameters(trainer)
     assert all(torch.equal(end[name], at_step[2][name]) for name in end)
     assert any(not torch.equal(end[name], at_step[3][name]) for name in end)
+
+
+@dataclass
+class LongAnswer(Schedule):
+    """The demonstration of its second row is over budget."""
+
+    def eval_examples(self, limit: int | None = None) -> list[Example]:
+        first, second, *rest = super().eval_examples(limit)
+        return [first, replace(second, privileged_context="long " * 40), *rest]
+
+
+def test_rows_of_a_task_over_budget_are_left_out_or_refused_before_training(tmp_path):
+    task = LongAnswer([0.5])
+    trainer = build(
+        tmp_path, keywords={"eval_tasks": [task]}, max_teacher_prompt_length=100, on_overflow="drop", backend="dataset"
+    )
+    # Two right answers to the three questions that are left.
+    assert trainer.evaluate(rows(2))["eval_schedule_accuracy"] == 2 / 3
+    with pytest.raises(ValueError, match="^schedule data: row 1: The view 'privileged' has .* tokens"):
+        build(tmp_path, keywords={"eval_tasks": [task]}, max_teacher_prompt_length=100)
 
 
 def test_callbacks_see_the_task_accuracy(tmp_path):

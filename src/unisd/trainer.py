@@ -23,7 +23,7 @@ from unisd.completions import CompletionLog
 from unisd.config.dump import resolved_yaml
 from unisd.config.load import load_config
 from unisd.config.schema import RunConfig
-from unisd.contexts.data_set import fit_rows
+from unisd.contexts.data_set import fit_rows, fitting_stream
 from unisd.contexts.demonstration import Demonstration, build_views
 from unisd.contexts.rows import as_example
 from unisd.contexts.template import render_views
@@ -214,8 +214,10 @@ class SelfDistillTrainer(Trainer):
     def _fitted(self, name: str, rows: Any) -> Any:
         if isinstance(rows, dict):
             return {each: self._fitted(each, some) for each, some in rows.items()}
-        if rows is None or isinstance(rows, IterableDataset):
-            return rows
+        if rows is None:
+            return None
+        if isinstance(rows, IterableDataset):
+            return fitting_stream(rows, self._tokenizer, self._options, self.build_views)
         kept, self.view_reports[name] = fit_rows(
             name, rows, self._tokenizer, self._options, self.build_views, needed=self.plan.contexts
         )

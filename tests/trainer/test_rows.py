@@ -69,6 +69,15 @@ def test_a_stream_of_rows_trains_like_a_list_of_them(tmp_path):
     assert logged(stream, "loss") == logged(listed, "loss")
 
 
+def test_a_stream_leaves_out_the_rows_over_budget(tmp_path):
+    long = {**CHAT[0], "prompt": [{"role": "user", "content": "long " * 40}], "colour": "none"}
+    stream = Dataset.from_list([CHAT[0], long, *CHAT[1:]]).to_iterable_dataset()
+    options: dict[str, Any] = {"backend": "dataset", "max_prompt_length": 150, "on_overflow": "drop"}
+    trainer = watched(tmp_path, train=stream, per_device_train_batch_size=4, **options)
+    seen = [example.fields["colour"] for example in trainer.batches[0].examples]
+    assert seen == ["red", "green", "blue", "gold"]
+
+
 def test_a_prompt_gets_several_completions_that_differ(tmp_path):
     trainer = watched(tmp_path, train=rows(2), per_device_train_batch_size=2, num_generations=3, temperature=2.0)
     (batch,) = trainer.batches

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from datasets import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from unisd.contexts.rows import as_example
-from unisd.contexts.template import ViewBuilder, fit_examples
+from unisd.contexts.template import PromptOverflow, ViewBuilder, fit_examples, render_views
 from unisd.contexts.view_report import ViewReport
 from unisd.options import PromptOptions
 from unisd.types import Example
@@ -35,6 +36,21 @@ def fit_rows(
         return fit_examples(examples, tokenizer, options, build_views)
     except ValueError as error:
         raise ValueError(f"{name} data: {error}") from error
+
+
+def fitting_stream(
+    rows: IterableDataset, tokenizer: PreTrainedTokenizerBase, options: PromptOptions, build_views: ViewBuilder
+) -> IterableDataset:
+    """The stream without the rows over budget, where the policy is to drop them; they are left out as they come."""
+
+    def fits(row: Mapping[str, Any]) -> bool:
+        try:
+            render_views(as_example(row), tokenizer, options, build_views)
+        except PromptOverflow:
+            return False
+        return True
+
+    return rows.filter(fits) if options.on_overflow == "drop" else rows
 
 
 def _check_views(name: str, views: Sequence[set[str]], needed: Collection[str]) -> None:

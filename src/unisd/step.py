@@ -8,6 +8,7 @@ student scores --+              \\-> added losses -------------+-> coefficients,
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
@@ -280,13 +281,15 @@ def overrides(cls: type, base: type, *names: str) -> bool:
 def named_components(
     components: Sequence[Loss | Transform] | None, objective: Divergence
 ) -> dict[str, Loss | Transform]:
-    """By registry name, or the class name in snake case; a second one of a kind gets `_2`. `None` takes the default."""
+    """By registry name, or the class name in snake case; a second one of a name gets `_2`. `None` takes the default."""
     registered = {cls: name for name, cls in COMPONENTS.items()}
+    # The main term has a name as well.
+    given = Counter(["divergence"])
     named: dict[str, Loss | Transform] = {}
     for component in default_components(objective) if components is None else components:
         cls = type(component)
         name = registered.get(cls) or re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
-        number = 1 + sum(type(other) is cls for other in named.values())
-        named[name if number == 1 else f"{name}_{number}"] = component
+        given[name] += 1
+        named[name if given[name] == 1 else f"{name}_{given[name]}"] = component
     check_clippable(objective, named)
     return named

@@ -46,6 +46,14 @@ class OnlySure(Transform):
 
 
 @dataclass(frozen=True)
+class CrossEntropy(Loss):
+    needs: ClassVar[Need] = Need.STUDENT_LOGP
+
+    def __call__(self, scores):
+        return -2 * scores.student_logp
+
+
+@dataclass(frozen=True)
 class Greedy(Loss):
     needs: ClassVar[Need] = Need.STUDENT_LOGP
 
@@ -123,6 +131,12 @@ def test_it_trains_and_logs_beside_the_others(folder: Path) -> None:
     # Half of twice the square.
     halved = trained({**COMPONENTS[0], "coefficient": 0.25}, COMPONENTS[1])
     assert halved[0]["loss/teacher_surprise"] == pytest.approx(mine[0]["loss/teacher_surprise"] / 2)
+
+
+def test_it_takes_part_beside_a_built_in_one_of_the_same_name(folder: Path) -> None:
+    first = trained({"type": "cross_entropy"}, {"type": "my_components:CrossEntropy"})[0]
+    assert first["loss/cross_entropy_2"] == pytest.approx(2 * first["loss/cross_entropy"])
+    assert first["loss"] == pytest.approx(first["loss/divergence"] + 3 * first["loss/cross_entropy"])
 
 
 def test_it_appears_in_the_plan_with_its_options_and_what_it_needs(folder: Path, capsys) -> None:

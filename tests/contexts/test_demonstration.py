@@ -58,6 +58,15 @@ def test_auxiliary_messages_stand_before_the_request_whatever_the_style():
     assert views["negative"][-1]["content"] == "2 + 2? 3"
 
 
+@pytest.mark.parametrize("style", ["turns", "message"])
+def test_negative_messages_are_shown_as_auxiliary_ones_are(style):
+    hint = [{"role": "user", "content": "Answer with the wrong number."}]
+    example = Example([SYSTEM, REQUEST], auxiliary_contexts=(hint,), negative_context=hint)
+    views = build_views(example, Demonstration(style))
+    joined = {"role": "user", "content": "Answer with the wrong number.\n\n2 + 2?"}
+    assert views["negative"] == views["auxiliary_0"] == [SYSTEM, joined]
+
+
 def test_turns_in_front_of_plain_text_are_text_with_an_empty_line_after_every_answer():
     shot = [{"role": "user", "content": "Q: 1+1\nA:"}, {"role": "assistant", "content": "2"}]
     assert in_front("Q: 2+2\nA:", shot * 2) == "Q: 1+1\nA: 2\n\nQ: 1+1\nA: 2\n\nQ: 2+2\nA:"

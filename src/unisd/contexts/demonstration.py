@@ -117,17 +117,20 @@ def in_front(example_prompt: Prompt, turns: Sequence[Message]) -> Prompt:
 def build_views(example: Example, demonstration: Demonstration) -> dict[str, Prompt]:
     """`prompt` for the student; `privileged`, `auxiliary_0` ... and `negative` for the teacher, where the row has them.
 
-    An auxiliary context of messages is shown as turns, whatever the style.
+    An auxiliary or negative context of messages is shown as turns, whatever the style.
     """
     request = example.prompt if example.teacher_prompt is None else example.teacher_prompt
+
+    def shown(context: Prompt) -> Prompt:
+        return demonstration.apply(request, context) if isinstance(context, str) else in_front(request, context)
+
     views = {"prompt": example.prompt}
     if example.privileged_context is not None:
         views["privileged"] = demonstration.apply(request, example.privileged_context)
     for number, context in enumerate(example.auxiliary_contexts):
-        is_text = isinstance(context, str)
-        views[f"auxiliary_{number}"] = demonstration.apply(request, context) if is_text else in_front(request, context)
+        views[f"auxiliary_{number}"] = shown(context)
     if example.negative_context is not None:
-        views["negative"] = demonstration.apply(request, example.negative_context)
+        views["negative"] = shown(example.negative_context)
     return views
 
 

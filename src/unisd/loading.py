@@ -96,6 +96,15 @@ def check_vocabulary(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase)
         )
 
 
+def check_trainable(model: torch.nn.Module) -> None:
+    """Refuse to train a model whose parameters are all frozen, as those of an adapter are that PEFT has loaded."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "The model has no trainable parameter. Load its adapter with PeftModel.from_pretrained(..., "
+            "is_trainable=True), or pass the model without one and a peft_config."
+        )
+
+
 def refuse_data_parallel(num_devices: int) -> None:
     """One process drives one device: `nn.DataParallel` would split a batch after its rollout."""
     if num_devices > 1:

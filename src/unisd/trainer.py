@@ -371,6 +371,7 @@ class SelfDistillTrainer(Trainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """Train; resuming takes up the teacher as well, and is refused where the checkpoint holds none."""
+        loading.check_trainable(self._student)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = loading.last_checkpoint(str(self.args.output_dir))
         if resume_from_checkpoint:

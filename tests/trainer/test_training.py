@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from tests.trainer.build import build, gradients, logged, lora, parameters, rows
+from tests.tiny import build_tiny_model, build_tiny_tokenizer
+from tests.trainer.build import DEFAULTS, build, gradients, logged, lora, parameters, rows
+from unisd.args import SelfDistillConfig
 from unisd.teacher import EMATeacher, LiveTeacher
 from unisd.trainer import SelfDistillTrainer
 from unisd.types import Example, Prompt
@@ -125,6 +128,16 @@ def test_a_compiled_model_learns_what_a_plain_one_does(tmp_path):
         learned.append(parameters(trainer))
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     torch.testing.assert_close(learned[1], learned[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_with_a_frozen_adapter_evaluates_and_is_refused_for_training(tmp_path):
+    get_peft_model(build_tiny_model(build_tiny_tokenizer()), lora()).save_pretrained(str(tmp_path / "adapter"))
+    loaded = PeftModel.from_pretrained(build_tiny_model(build_tiny_tokenizer()), str(tmp_path / "adapter"))
+    args = SelfDistillConfig(str(tmp_path / "run"), **DEFAULTS)
+    trainer = SelfDistillTrainer(loaded, args, rows(4), rows(2), build_tiny_tokenizer())
+    assert trainer.evaluate()["eval_loss"] > 0
+    with pytest.raises(ValueError, match="no trainable parameter.*is_trainable=True"):
+        trainer.train()
 
 
 class BrokenSecondStep(SelfDistillTrainer):

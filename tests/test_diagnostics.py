@@ -55,6 +55,13 @@ def test_each_dead_knob_is_named_and_a_live_one_is_not(change: dict[str, float],
     assert found.startswith(said)
 
 
+def test_a_gate_does_not_make_the_contrastive_term_look_dead() -> None:
+    # A tenth of the sequences is scored, and on two fifths of their tokens the hinge moves the student.
+    assert dead_knobs([{**ALIVE, "contrastive/gradient": 0.04, "negative/passes_saved": 0.9}]) == []
+    (found,) = dead_knobs([{**ALIVE, "contrastive/gradient": 0.004, "negative/passes_saved": 0.9}])
+    assert found.startswith("contrastive: no gradient on 96 % of the tokens with a negative view.")
+
+
 @pytest.mark.parametrize(
     ("first", "last", "said"),
     [

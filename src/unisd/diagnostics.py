@@ -54,7 +54,7 @@ def dead_knobs(history: Sequence[Mapping[str, float]], *, not_asked_for: Collect
 
     Parts that are `not_asked_for`, such as the clip that a run has by default, may do nothing.
     """
-    entries = [entry for entry in history if "loss" in entry]
+    entries = [_of_scored(entry) for entry in history if "loss" in entry]
     names = sorted({name for entry in entries for name in entry if name.partition("/")[0] not in not_asked_for})
     found = [_dead(name, _series(entries, name)) for name in names]
     last = entries[-1] if entries else {}
@@ -67,6 +67,12 @@ def dead_knobs(history: Sequence[Mapping[str, float]], *, not_asked_for: Collect
     return [sentence for sentence in found if sentence]
 
 
+def _of_scored(entry: Mapping[str, float]) -> dict[str, float]:
+    """The entry, with the contrastive term's share of tokens taken over those that have a scored negative view."""
+    scored = 1 - entry.get("negative/passes_saved", 0.0)
+    return {name: value / (scored or 1) if name.endswith("/gradient") else value for name, value in entry.items()}
+
+
 def _dead(name: str, values: Sequence[float]) -> str:
     owner, _, key = name.rpartition("/")
     if key == "changed" and max(values) == 0:
@@ -75,7 +81,10 @@ def _dead(name: str, values: Sequence[float]) -> str:
         return f"{owner}: every weight is above 0.99. Raise its strength, or use views that differ more."
     if key == "gradient" and sum(values) / len(values) < _LEAST_GRADIENT:
         share = 100 * (1 - sum(values) / len(values))
-        return f"{owner}: no gradient on {share:.0f} % of the tokens. Try form: directional or a larger margin."
+        return (
+            f"{owner}: no gradient on {share:.0f} % of the tokens with a negative view. "
+            "Try form: directional or a larger margin."
+        )
     if owner == "loss" and all(value == 0 for value in values):
         return f"{key}: the term is zero. Adjust it, or remove it."
     if name == "divergence" and max(values) < _SMALLEST_DIVERGENCE:

@@ -25,10 +25,7 @@ def arguments_of(config: RunConfig) -> SelfDistillConfig:
     """Sections `training`, `rollout` and the prompt options of `data`, as trainer arguments."""
     prompts = {field.name: getattr(config.data, field.name) for field in fields(PromptOptions)}
     rollout = {field.name: getattr(config.rollout, field.name) for field in fields(RolloutOptions)}
-    evaluation: dict[str, Any] = {}
-    if config.eval.every is not None:
-        evaluation = {"eval_strategy": "steps", "eval_steps": config.eval.every}
-    return SelfDistillConfig(**{**evaluation, **config.training, **rollout, **prompts})
+    return SelfDistillConfig(**{**config.eval.strategy, **config.training, **rollout, **prompts})
 
 
 def task_of(config: RunConfig, split: str) -> Task | None:

@@ -9,6 +9,7 @@ import pytest
 from unisd.config.check import check_training
 from unisd.config.errors import ConfigError
 from unisd.config.load import load_config
+from unisd.objects import arguments_of
 
 MODEL = "model: {name_or_path: owner/name}\n"
 
@@ -137,6 +138,18 @@ def test_a_model_path_that_holds_no_model_is_refused(tmp_path, tiny_checkpoint):
         with pytest.raises(ConfigError, match=message):
             load_config(path, {"model.name_or_path": given})
     assert load_config(path, {"model.name_or_path": str(tiny_checkpoint)}).model.name_or_path == str(tiny_checkpoint)
+
+
+def test_the_best_of_the_checkpoints_that_eval_every_evaluates_can_be_kept(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(MODEL + "data: {train: cmd, eval: cmd}")
+    keep_best = {"training.load_best_model_at_end": True, "training.save_steps": 20, "training.use_cpu": True}
+    config = load_config(path, {**keep_best, "eval.every": 20, "training.output_dir": str(tmp_path / "out")})
+    check_training(config)
+    arguments = arguments_of(config)
+    assert (arguments.eval_strategy, arguments.eval_steps) == ("steps", 20)
+    with pytest.raises(ConfigError, match="^training: .*requires the save and eval strategy to match"):
+        check_training(load_config(path, keep_best))
 
 
 def test_training_refuses_an_output_folder_in_use_unless_it_resumes(tmp_path):

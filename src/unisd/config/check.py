@@ -47,7 +47,7 @@ def check_training(config: RunConfig, *, resume: str | bool = False) -> None:
     if config.data.train is None:
         raise ConfigError(f"data.train is missing. Give a task ({', '.join(TASKS)}) or {{path: train.jsonl}}.")
     try:
-        TrainingArguments(**config.training)
+        TrainingArguments(**{**config.eval.strategy, **config.training})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"training: {' '.join(str(error).split())}") from None
     # Another process of the same launch may already write into the folder; the first one speaks for all.

@@ -97,6 +97,11 @@ class EvalSection:
         if self.examples < 0:
             raise ValueError(f"examples must be 0 (none) or more, got {self.examples}.")
 
+    @property
+    def strategy(self) -> dict[str, Any]:
+        """The training arguments that `every` stands for."""
+        return {} if self.every is None else {"eval_strategy": "steps", "eval_steps": self.every}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:

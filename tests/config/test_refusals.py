@@ -97,6 +97,8 @@ MODEL = "model: {name_or_path: owner/name}\n"
         ("eval: {tasks: [mmd]}", "eval.tasks[0]: there is no task 'mmd'."),
         ("eval: {every: 5}", "eval.every is 5, but data.eval is missing."),
         ("data: {eval: cmd}\neval: {every: 5}\ntraining: {eval_strategy: epoch}", "two answers to when to evaluate"),
+        ("data: {eval: cmd}\neval: {every: 5}\ntraining: {eval_steps: 2}", "training.eval_steps is 2.0: two"),
+        ("data: {eval: cmd}\neval: {every: 5}\ntraining: {eval_strategy: 'no'}", "training.eval_strategy is no: two"),
         ("rollout: {backend: dataset, on_policy_fraction: 0.5}", "with backend: dataset nobody samples"),
         ("rollout: {backend: dataset, num_generations: 2}", "with backend: dataset each row has one completion"),
         (

@@ -126,11 +126,12 @@ def _own_rows(given: str | DataSource | None) -> DataSource | None:
 
 def _check_evaluation(config: RunConfig) -> None:
     strategy = config.training.get("eval_strategy", "no")
-    if config.eval.every is not None and strategy != "no":
-        raise ConfigError(
-            f"eval.every is {config.eval.every} and training.eval_strategy is {strategy}: two answers to when to "
-            "evaluate. Keep one."
-        )
+    for name in config.eval.strategy:
+        if name in config.training:
+            raise ConfigError(
+                f"eval.every is {config.eval.every} and training.{name} is {config.training[name]}: two answers to "
+                "when to evaluate. Keep one."
+            )
     if config.data.eval is None and (strategy != "no" or config.eval.every is not None):
         given = f"training.eval_strategy is {strategy}" if strategy != "no" else f"eval.every is {config.eval.every}"
         raise ConfigError(f"{given}, but data.eval is missing. Add data.eval, or remove the option.")

@@ -98,6 +98,7 @@ def warned(
         build_tiny_model(tokenizer),
         SelfDistillConfig(str(folder), **{**arguments, "logging_steps": 100, "disable_tqdm": True, **options}),
         rows,
+        eval_dataset=rows,
         processing_class=tokenizer,
         teacher=teacher,
         components=components,
@@ -116,6 +117,15 @@ def test_a_run_with_dead_knobs_is_told_so_at_step_ten_and_at_the_end(
     for owner in ("divergence_clip", "agreement", "contrastive", "teacher"):
         assert any(f"steps: {owner}: " in sentence for sentence in early), owner
         assert any(sentence.startswith(f"{owner}: ") for sentence in final), owner
+
+
+def test_what_is_said_at_step_ten_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    evaluated = {"eval_strategy": "steps", "eval_steps": 5}
+    for folder, options, times in (("evaluated", evaluated, 1), ("ends", {"max_steps": 10}, 0)):
+        caplog.clear()
+        early, final = warned(tmp_path / folder, caplog, LiveTeacher(), [DivergenceClip(ceiling=1e6)], **options)
+        assert sum("divergence_clip: " in sentence for sentence in early) == times
+        assert any(sentence.startswith("divergence_clip: ") for sentence in final)
 
 
 def test_a_clip_that_never_cut_is_dead_where_the_run_names_it_and_not_where_it_is_the_default(

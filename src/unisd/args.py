@@ -33,3 +33,20 @@ class SelfDistillConfig(RolloutOptions, PromptOptions, TrainingArguments):
         accelerator: Any = self.accelerator_config
         if accelerator.dispatch_batches is None:
             accelerator.dispatch_batches = False
+
+
+def checked_arguments(args: TrainingArguments | None) -> SelfDistillConfig:
+    """`args`, or the defaults where there are none; refused where a `SelfDistillTrainer` cannot run on them."""
+    args = args or SelfDistillConfig("runs/unisd")
+    if not isinstance(args, SelfDistillConfig):
+        raise ValueError(
+            f"args must be a unisd.SelfDistillConfig, got {type(args).__name__}. It takes the same arguments and the "
+            "options of rollouts and prompts."
+        )
+    # `nn.DataParallel` would split a batch after its rollout.
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs in one process are not supported. Start with `accelerate launch`, "
+            "or show one GPU with CUDA_VISIBLE_DEVICES=0."
+        )
+    return args

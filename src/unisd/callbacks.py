@@ -98,8 +98,9 @@ class DiagnosticsCallback(TrainerCallback):
         """Everything that was found at the end."""
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """After the log of step 10."""
-        if state.global_step == CHECK_STEP and state.is_world_process_zero:
+        """After the training log of step 10, unless it is the last."""
+        is_training = "loss" in state.log_history[-1] and state.global_step < state.max_steps
+        if state.global_step == CHECK_STEP and is_training and state.is_world_process_zero:
             for sentence in dead_knobs(state.log_history, not_asked_for=self._not_asked_for):
                 logger.warning("after %d steps: %s", CHECK_STEP, sentence)
 

@@ -105,15 +105,6 @@ def check_trainable(model: torch.nn.Module) -> None:
         )
 
 
-def refuse_data_parallel(num_devices: int) -> None:
-    """One process drives one device: `nn.DataParallel` would split a batch after its rollout."""
-    if num_devices > 1:
-        raise ValueError(
-            f"{num_devices} GPUs in one process are not supported. Start with `accelerate launch`, "
-            "or show one GPU with CUDA_VISIBLE_DEVICES=0."
-        )
-
-
 def last_checkpoint(folder: str) -> str:
     """The newest checkpoint in an output folder."""
     found = get_last_checkpoint(folder) if Path(folder).is_dir() else None

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
 from unisd import loading
-from unisd.args import SelfDistillConfig
+from unisd.args import SelfDistillConfig, checked_arguments
 from unisd.callbacks import DiagnosticsCallback, StepCallback, StepClock
 from unisd.completions import CompletionLog
 from unisd.config.dump import resolved_yaml
@@ -87,8 +87,7 @@ class SelfDistillTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
-        self._options = args or SelfDistillConfig("runs/unisd")
-        loading.refuse_data_parallel(self._options.n_gpu)
+        self._options = checked_arguments(args)
         self.teacher = teacher or BaseTeacher()
         self.objective = objective or Divergence()
         self.components = named_components(components, self.objective)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from tests.tiny import build_tiny_model, build_tiny_tokenizer
 from tests.trainer.build import DEFAULTS, build, gradients, logged, lora, parameters, rows
-from unisd.args import SelfDistillConfig
+from unisd.args import SelfDistillConfig, checked_arguments
 from unisd.teacher import EMATeacher, LiveTeacher
 from unisd.trainer import SelfDistillTrainer
 from unisd.types import Example, Prompt
@@ -227,3 +227,8 @@ def test_resuming_with_true_takes_up_the_last_checkpoint(tmp_path):
     assert all(torch.equal(value, end[name]) for name, value in parameters(whole).items())
     with pytest.raises(ValueError, match="holds no checkpoint to resume from"):
         trainer(tmp_path / "empty", []).train(resume_from_checkpoint=True)
+
+
+def test_plain_training_arguments_are_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"args must be a unisd\.SelfDistillConfig, got TrainingArguments"):
+        checked_arguments(TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"))

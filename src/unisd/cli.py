@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         commands, "study", "run recipes over seeds and write one table; goes on where it was stopped", _study
     )
     study.add_argument("--plan", action="store_true", help="print the runs and their passes, and start nothing")
+    study.add_argument("--table", action="store_true", help="write the table of what is finished, and start nothing")
     study.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
     study.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each run (default: 1)")
     text = "write one HTML file of a finished run or of a study; needs no model"
@@ -198,10 +199,13 @@ def _study(arguments: argparse.Namespace) -> None:
 
     # Before torch comes in: a fault in the file of the study is reported at once.
     load_study(arguments.config)
-    from unisd.study.study import plan_study, run_study
+    from unisd.study.study import plan_study, run_study, write_table
 
     if arguments.plan:
         print(plan_study(arguments.config, arguments.overrides))
+        return
+    if arguments.table:
+        write_table(arguments.config, arguments.overrides)
         return
     run_study(arguments.config, arguments.overrides, num_parallel=arguments.jobs, num_threads=arguments.threads)
 

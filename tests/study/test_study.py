@@ -73,6 +73,8 @@ def test_a_study_runs_records_its_failure_and_goes_on_where_it_was(tmp_path, tin
     assert "2 of them finished" in again
     assert table.missing == {}
     assert [run.rpartition("-")[0] for run in table.finished] == ["base", "agreement-seed0"]
+    (tmp_path / "out" / "table.json").unlink()
+    assert cli(["study", str(tmp_path / "study.yaml"), "--table"]) == 0
     rows = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]
     assert [row["variant"] for row in rows] == ["base", "agreement"]
     assert rows[1]["gold_perplexity"] != rows[0]["gold_perplexity"]
@@ -145,6 +147,7 @@ def test_the_command_plans_and_refuses(tmp_path, tiny_checkpoint, capsys):
     assert cli(["study", path, "--plan", "training.max_steps=1"]) == 0
     assert "the base and 1 runs in" in capsys.readouterr().out
     for arguments, message in (
+        ([path, "--table"], "holds no finished run of this study"),
         ([path, "--jobs", "0"], "--jobs must be at least 1, got 0"),
         ([path, "rollout.temprature=1"], "plain: rollout: 'temprature' is not an option"),
         ([str(tmp_path / "recipe.yaml")], "'model' is not an option of a study"),

@@ -31,6 +31,15 @@ def plan_study(path: str | Path, overrides: Sequence[str] = ()) -> str:
     return plan_text(study, grid, {run: job.state for run, job in jobs.items()})
 
 
+def write_table(path: str | Path, overrides: Sequence[str] = (), *, say: Callable[[str], None] = print) -> Table:
+    """Write the table of what is finished; nothing is started."""
+    study = load_study(path)
+    grid = grid_of(study, path, overrides)
+    if not any(job.is_finished for job in jobs_of(study, grid, num_parallel=1, num_threads=1).values()):
+        raise ValueError(f"{grid.folder} holds no finished run of this study. Call it without --table.")
+    return _saved(study, grid, say)
+
+
 def run_study(
     path: str | Path,
     overrides: Sequence[str] = (),
@@ -61,9 +70,7 @@ def run_study(
             lock=lock,
             report=_Reporter(num_done, len(jobs), grid, study, say),
         )
-        table = tabulate(study, grid)
-        save_table(table, grid.folder)
-    say(f"Saved {grid.folder / TABLE_NAME}.md, .csv and .json.")
+        table = _saved(study, grid, say)
     failed = [run for run, job in jobs.items() if not job.is_finished]
     if failed:
         first = failed[0]
@@ -71,6 +78,13 @@ def run_study(
             f"{len(failed)} of {len(jobs)} runs failed: {', '.join(failed)}. See "
             f"{jobs[first].folder / LOG_FILE}; call the study again to run them again."
         )
+    return table
+
+
+def _saved(study: Study, grid: Grid, say: Callable[[str], None]) -> Table:
+    table = tabulate(study, grid)
+    save_table(table, grid.folder)
+    say(f"Saved {grid.folder / TABLE_NAME}.md, .csv and .json.")
     return table
 
 

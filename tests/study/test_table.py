@@ -104,10 +104,15 @@ def test_costs_and_retention_are_means_over_seeds():
     assert row.seconds_per_step == pytest.approx(1.5)
     assert row.passes_per_step == 4
     assert row.retained is not None
-    assert row.retained.jsd_own == pytest.approx(0.03)
-    assert row.retained.jsd_base == pytest.approx(0.06)
+    jsd_own, jsd_base, logp_lost = row.retained.jsd_own, row.retained.jsd_base, row.retained.logp_lost
+    assert jsd_own is not None
+    assert jsd_base is not None
+    assert logp_lost is not None
+    # A standard error of 0.01, and t with one degree of freedom.
+    assert (jsd_own.value, jsd_own.low, jsd_own.high) == pytest.approx((0.03, 0.03 - 0.12706, 0.03 + 0.12706), abs=1e-5)
+    assert jsd_base.value == pytest.approx(0.06)
     # -1 under the base and -1.25 under the model.
-    assert row.retained.logp_lost == pytest.approx(0.25)
+    assert (logp_lost.value, logp_lost.low, logp_lost.high) == pytest.approx((0.25, 0.25, 0.25))
 
 
 def test_the_three_forms_say_the_same():

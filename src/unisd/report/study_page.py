@@ -20,7 +20,7 @@ from unisd.report.parts import (
 )
 from unisd.report.read import RunRecord, StudyRecord
 from unisd.report.run_page import measured_sentences
-from unisd.study.render import METHOD, baseline_cells, bonferroni, inert_cell, percent, points
+from unisd.study.render import METHOD, baseline_cells, bonferroni, inert_cell, nats, percent, points
 from unisd.study.statistics import Estimate
 from unisd.study.table import Ceiling, Row, Table
 
@@ -129,7 +129,7 @@ def _comparison(table: Table, task: str) -> Comparison:
         differences = [_bar(name, one.difference) for name, (_, one) in zip(names, paired, strict=True)]
         charts.append(intervals(f"{task}: difference to {table.baseline}", differences, unit="points", zero=True))
     dots = [
-        Dot(row.variant, 100 * row.accuracy.value, row.retained.jsd_base)
+        Dot(row.variant, 100 * row.accuracy.value, row.retained.jsd_base.value)
         for row in rows
         if row.retained is not None and row.retained.jsd_base is not None
     ]
@@ -164,7 +164,7 @@ def _line(table: Table, row: Row) -> tuple[str, ...]:
         f"{row.mean_num_tokens:.1f}",
         "" if row.seconds_per_step is None else f"{row.seconds_per_step:.2f}",
         "" if row.passes_per_step is None else f"{row.passes_per_step:g}",
-        "" if row.retained is None or row.retained.jsd_own is None else f"{row.retained.jsd_own:.4f}",
+        "" if row.retained is None else nats(row.retained.jsd_own, 4),
         inert_cell(row),
     )
 

@@ -77,15 +77,20 @@ def _flat(row: Row) -> dict[str, object]:
         "mean_num_tokens": row.mean_num_tokens,
         "truncated_share": row.truncated_share,
         "gold_perplexity": row.gold_perplexity,
-        "jsd_own": retained and retained.jsd_own,
-        "jsd_base": retained and retained.jsd_base,
-        "logp_lost": retained and retained.logp_lost,
+        **_flat_estimate("jsd_own", retained and retained.jsd_own),
+        **_flat_estimate("jsd_base", retained and retained.jsd_base),
+        **_flat_estimate("logp_lost", retained and retained.logp_lost),
         "general_perplexity": retained and retained.general_perplexity,
         "seconds_per_step": row.seconds_per_step,
         "passes_per_step": row.passes_per_step,
         "inert": "; ".join(f"{one.part} in {one.num_seeds} of {len(row.seeds)} seeds" for one in row.inert),
     }
     return {key: "" if value is None else value for key, value in line.items()}
+
+
+def _flat_estimate(name: str, estimate: Estimate | None) -> dict[str, object]:
+    one = estimate or Estimate(math.nan, None, None)
+    return {name: estimate and one.value, f"{name}_low": one.low, f"{name}_high": one.high}
 
 
 def _flat_comparison(name: str, comparison: Comparison | None) -> dict[str, object]:
@@ -176,14 +181,15 @@ def _retention(rows: Sequence[Row]) -> str:
     lines = [
         (
             name,
-            _number(one.jsd_own, 4),
-            _number(one.jsd_base, 4),
-            _number(one.logp_lost, 3),
+            nats(one.jsd_own, 4),
+            nats(one.jsd_base, 4),
+            nats(one.logp_lost, 3),
             _number(one.general_perplexity, 2),
         )
         for name, one in kept
     ]
-    return f"Retention: distance to the base, means per token in nats:\n\n{_table(head, lines)}"
+    method = "means per token in nats, with the t interval over seeds (these prompts)"
+    return f"Retention: distance to the base, {method}:\n\n{_table(head, lines)}"
 
 
 def _mechanisms(table: Table) -> str:
@@ -251,11 +257,16 @@ def points(comparison: Comparison | None) -> str:
     return "" if comparison is None else _with_interval(comparison.difference, "+.1f")
 
 
-def _with_interval(estimate: Estimate, form: str) -> str:
-    text = f"{100 * estimate.value:{form}}"
+def nats(estimate: Estimate | None, digits: int) -> str:
+    """A number in nats, with its interval where there is one."""
+    return "" if estimate is None else _with_interval(estimate, f".{digits}f", scale=1)
+
+
+def _with_interval(estimate: Estimate, form: str, scale: int = 100) -> str:
+    text = f"{scale * estimate.value:{form}}"
     if estimate.low is None or estimate.high is None:
         return text
-    return f"{text} [{100 * estimate.low:{form}}, {100 * estimate.high:{form}}]"
+    return f"{text} [{scale * estimate.low:{form}}, {scale * estimate.high:{form}}]"
 
 
 def _p(value: float | None) -> str:

@@ -50,12 +50,21 @@ def mean_accuracy(accuracies: Sequence[float], num_items: int, confidence: float
     The first says what other seeds would give on the same items, the second what the same models would give on others;
     seeds that happen to agree leave the second, and so does a single seed.
     """
-    mean = fmean(accuracies)
+    over_seeds = mean_over_seeds(accuracies, confidence)
+    mean = over_seeds.value
     low, high = wilson(round(mean * num_items), num_items, confidence)
-    if len(accuracies) > 1:
-        half_width = t_quantile(len(accuracies) - 1, confidence) * stdev(accuracies) / math.sqrt(len(accuracies))
-        low, high = min(low, mean - half_width), max(high, mean + half_width)
+    if over_seeds.low is not None and over_seeds.high is not None:
+        low, high = min(low, over_seeds.low), max(high, over_seeds.high)
     return Estimate(mean, max(0.0, low), min(1.0, high))
+
+
+def mean_over_seeds(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """Mean with its t interval: what other seeds would give; without an interval where there is one seed."""
+    mean = fmean(values)
+    if len(values) < 2:
+        return Estimate(mean, None, None)
+    half_width = t_quantile(len(values) - 1, confidence) * stdev(values) / math.sqrt(len(values))
+    return Estimate(mean, mean - half_width, mean + half_width)
 
 
 def compare(first: Outcomes, second: Outcomes) -> Comparison:

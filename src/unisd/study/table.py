@@ -10,7 +10,7 @@ from statistics import fmean
 
 from unisd.evaluate.results import Interval, PromptDrift, Results, TaskMeasurement
 from unisd.study.record import TrainingRecord
-from unisd.study.statistics import Comparison, Estimate, compare, mean_accuracy
+from unisd.study.statistics import Comparison, Estimate, compare, mean_accuracy, mean_over_seeds
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class Finished:
 
 @dataclass(frozen=True)
 class Retained:
-    """How far a variant moved from the base on one set of prompts; means over its seeds, in nats per token."""
+    """How far a variant moved from the base on one set of prompts; over its seeds, in nats per token."""
 
     prompts: str
     """A task, whose held-out prompts these are."""
-    jsd_own: float | None
+    jsd_own: Estimate | None
     """Jensen-Shannon divergence to the base on what the trained model writes."""
-    jsd_base: float | None
+    jsd_base: Estimate | None
     """The same on what the base writes."""
-    logp_lost: float | None
+    logp_lost: Estimate | None
     """Log-probability that the base's own completions have lost."""
     general_perplexity: float | None
     """Of the general text, where one was given."""
@@ -242,9 +242,9 @@ def _retained(task: str, results: Sequence[Results]) -> Retained | None:
     ]
     return Retained(
         prompts=task,
-        jsd_own=_mean([drift.tuned_completions.jsd for drift in drifts]),
-        jsd_base=_mean([drift.base_completions.jsd for drift in drifts]),
-        logp_lost=_mean(lost),
+        jsd_own=_estimate([drift.tuned_completions.jsd for drift in drifts]),
+        jsd_base=_estimate([drift.base_completions.jsd for drift in drifts]),
+        logp_lost=_estimate(lost),
         general_perplexity=_mean(texts),
     )
 
@@ -276,8 +276,13 @@ def _conditions(done: Sequence[Results], trainings: Sequence[TrainingRecord]) ->
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
+    estimate = _estimate(values)
+    return None if estimate is None else estimate.value
+
+
+def _estimate(values: Sequence[float | None]) -> Estimate | None:
     known = [value for value in values if value is not None]
-    return fmean(known) if known and len(known) == len(values) else None
+    return mean_over_seeds(known) if known and len(known) == len(values) else None
 
 
 def _mean_of_each(dicts: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -194,7 +194,8 @@ def test_own_rows_come_from_the_configuration_or_from_the_option(tmp_path, tiny_
     (tmp_path / "rows.jsonl").write_text('{"prompt": "Say red.", "answer": "red"}\n' * 3)
     own = {"eval": {"path": str(tmp_path / "rows.jsonl"), "grader": "contains"}}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(document_of(tiny_checkpoint, tmp_path, data=own)))
-    for tasks in ([], ["local"]):
+    # Other rows than the run's own are graded as its own are.
+    for tasks in ([], ["local"], [f"local={tmp_path / 'rows.jsonl'}"]):
         results = evaluate_checkpoint(str(tmp_path / "run.yaml"), tasks=tasks, limit=2)
         assert [(task.name, task.num_items) for task in results.tasks] == [("local", 2)]
     question = {"id": "q", "question": "Where?", "choices": ["here", "there", "nowhere"], "answer": "there"}

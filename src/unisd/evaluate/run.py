@@ -172,8 +172,12 @@ def _task(target: Target, spec: str) -> Task:
         assert task is not None
         return task
     source: Any = name
-    if path:
-        source = {"path": path} if name == LocalTask.name else {"task": name, "path": path}
+    if path and name == LocalTask.name:
+        # Other rows than the run's own are graded as its own are.
+        grader = own.grader if isinstance(own, DataSource) and own.task is None else None
+        source = {"path": path, "grader": grader}
+    elif path:
+        source = {"task": name, "path": path}
     task = task_of(target.with_evaluation(source), "eval")
     assert task is not None
     return task

@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from unisd.types import StepCounts
@@ -42,3 +42,12 @@ class Processes:
         assert isinstance(padded, Tensor)
         joined = self.gather(padded)
         return joined[~joined.isnan()]
+
+    def without_repeats(self, mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+        """This process's share of a batch, without the rows that accelerate repeats to fill the last one."""
+        state = self.accelerator.gradient_state
+        # As Accelerator.gather_for_metrics asks; -1 where the length of the data is not known.
+        if self.num == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return mask
+        rows = torch.arange(len(mask), device=mask.device) + self.accelerator.process_index * len(mask)
+        return mask & (rows < state.remainder)[:, None]

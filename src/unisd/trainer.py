@@ -295,10 +295,11 @@ class SelfDistillTrainer(Trainer):
         """Roll out and score a batch; predictions are completion ids, labels the loss mask, both -100 padded."""
         (batch,) = self._roll_out([inputs], "eval", self._num_eval_batches)
         self._num_eval_batches += 1
-        num_sequences = int(batch.mask.any(-1).sum())
-        local = replace(batch.counts, num_tokens=int(batch.mask.sum()), num_sequences=num_sequences)
+        mask = self._processes.without_repeats(batch.mask)
+        local = replace(batch.counts, num_tokens=int(mask.sum()), num_sequences=int(mask.any(-1).sum()))
         with torch.no_grad(), evaluation_mode(model):
-            loss, outputs = self.compute_loss(model, replace(batch, counts=local), return_outputs=True)
+            batch = replace(batch, mask=mask, counts=local)
+            loss, outputs = self.compute_loss(model, batch, return_outputs=True)
         loss = loss / self.accelerator.num_processes
         by_sequence = self.objective.reference or self.objective.reduction == "sequence_mean"
         size = local.num_sequences if by_sequence else local.num_tokens
@@ -311,7 +312,7 @@ class SelfDistillTrainer(Trainer):
         return loss, ids, outputs["mask"].long()
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """The training loss over the whole set, whatever the batch size; the same rollout seeds every time."""
+        """The training loss over the whole set, however it is split; the same rollout seeds every time."""
         self._mode, self._num_eval_batches = "eval", 0
         try:
             output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)

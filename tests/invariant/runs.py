@@ -28,6 +28,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "peft": {"is_peft": True},
 }
 """Keywords of `make_trainer` for the runs that are split over processes."""
+UNEVEN = 5
+"""Rows to evaluate: no multiple of what two processes take at a time."""
 
 
 def examples(num: int) -> list[Example]:
@@ -107,11 +109,13 @@ def relative_residual(mine: dict[str, Tensor], theirs: dict[str, Tensor], start:
 def main(folder: str, per_device: str) -> None:
     """One process of a distributed launch, which runs every kind; the first process saves what came out."""
     for kind, keywords in KINDS.items():
-        trainer = make_trainer(Path(folder), **keywords, per_device_train_batch_size=int(per_device))
+        sizes = {"per_device_train_batch_size": int(per_device), "per_device_eval_batch_size": 2}
+        trainer = make_trainer(Path(folder), **keywords, **sizes)
         start = trainable(trainer)
         trainer.train()
+        evaluated = trainer.evaluate(examples(UNEVEN))
         if trainer.is_world_process_zero():
-            result = {"start": start, "end": trainable(trainer), "losses": losses(trainer)}
+            result = {"start": start, "end": trainable(trainer), "losses": losses(trainer), "evaluated": evaluated}
             torch.save({**result, "world": trainer.accelerator.num_processes}, Path(folder) / f"{kind}.pt")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.invariant.runs import KINDS, losses, make_trainer, relative_residual, trainable
+from tests.invariant.runs import KINDS, UNEVEN, examples, losses, make_trainer, relative_residual, trainable
 from unisd.objective.divergence import Divergence
 
 ROOT = Path(__file__).parents[2]
@@ -66,3 +66,14 @@ def test_two_processes_give_the_loss_and_update_of_one(kind: str, two_processes:
     one.train()
     assert two["losses"] == pytest.approx(losses(one), rel=1e-5)
     assert relative_residual(two["end"], trainable(one), start) <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["full", "peft"])
+def test_two_processes_evaluate_every_row_once(kind: str, two_processes: Path, tmp_path: Path) -> None:
+    two = torch.load(two_processes / f"{kind}.pt")["evaluated"]
+    one = make_trainer(tmp_path, **KINDS[kind], per_device_train_batch_size=8)
+    one.train()
+    expected = one.evaluate(examples(UNEVEN))
+    assert expected["eval_loss"] > 0
+    for name in ("eval_loss", "eval_num_tokens", "eval_divergence"):
+        assert two[name] == pytest.approx(expected[name], rel=1e-5)

@@ -21,6 +21,7 @@ GOOD = "Reply with one hyphenated label and its number {}."
     ("text", "reason"),
     [
         ("Name the hue as one lower-case word.", None),
+        ("Name the hue, i.e. one word in lower case.", None),
         ("colour-3", "too short"),
         ("Name the hue. " * 50, "too long"),
         ("I'm sorry, that is more than a model should say.", "refusal"),

@@ -33,7 +33,7 @@ Here are requests and the answers that were wanted:
 Explain in one or two sentences how to answer requests like these: what the answer must contain, and in which form."""
 """No instruction for another task stands in it: small models repeat that one."""
 
-_REFUSAL = re.compile(r"\b(I|I'?m|as an AI|an AI assistant|sorry|unable to)\b", re.IGNORECASE)
+_REFUSAL = re.compile(r"\b((?-i:I)|I'?m|as an AI|an AI assistant|sorry|unable to)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
 Entry = dict[str, str]

@@ -15,10 +15,12 @@ from unisd.config.load import load_config
 
 INTERRUPTED = 130
 """Exit code of a process ended by Ctrl-C, as shells count it."""
+READER_GONE = 141
+"""The same of one whose output nobody reads any more, as in `unisd plan ... | head`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 done, 2 a fault in what the user gave (message on stderr, no traceback), 130 interrupted."""
+    """The exit code: 0 done, 2 a fault in what the user gave (message on stderr, no traceback), 130 or 141 stopped."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     # argparse takes positional arguments in one block only; overrides may also stand after an option.
@@ -30,6 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], None] = arguments.run
     try:
         run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _has_lost_its_reader():
+            raise
+        return READER_GONE
     except ValueError as error:
         if not _is_raised_by_unisd(error.__traceback__):
             raise
@@ -242,6 +249,16 @@ def _init(arguments: argparse.Namespace) -> None:
     except OSError as error:
         raise ConfigError(f"init: {path} cannot be written ({error.strerror}). Give another path.") from None
     print(f"{path} written. Next: unisd probe {path}")
+
+
+def _has_lost_its_reader() -> bool:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered would be written, and fail, once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _is_raised_by_unisd(trace: TracebackType | None) -> bool:

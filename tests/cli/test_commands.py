@@ -79,6 +79,23 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, c
     assert f"{tmp_path / 'file'} is no folder that you may write in" in capsys.readouterr().err
 
 
+def test_a_reader_that_goes_away_is_no_crash_and_another_broken_pipe_is(tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr("sys.stdout", os.fdopen(writer, "w"))
+    assert main(["init", "cmd", str(tmp_path / "one.yaml")]) == 141
+    assert "model:" in (tmp_path / "one.yaml").read_text()
+    sys.stdout.close()
+
+    def fails(task: str, path: str) -> str:
+        raise BrokenPipeError
+
+    monkeypatch.undo()
+    monkeypatch.setattr("unisd.config.starter.starter_yaml", fails)
+    with pytest.raises(BrokenPipeError):
+        main(["init", "cmd", str(tmp_path / "two.yaml")])
+
+
 def test_init_writes_a_file_once(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["init", "cmd"]) == 0

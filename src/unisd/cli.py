@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         if not _has_lost_its_reader():
             raise
+        # What is still buffered would be written, and fail, once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
     except ValueError as error:
         if not _is_raised_by_unisd(error.__traceback__):
@@ -252,13 +255,9 @@ def _init(arguments: argparse.Namespace) -> None:
 
 
 def _has_lost_its_reader() -> bool:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # What is still buffered would be written, and fail, once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _is_raised_by_unisd(trace: TracebackType | None) -> bool:

@@ -37,6 +37,7 @@ def grids(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
     """Builds the grid of a shipped study, from a working directory that has the data it asks for."""
     monkeypatch.chdir(tmp_path)
     noisy().main(Path("runs/data"))
+    Path("runs/data/python-topics.txt").write_text("Any text.\n")
     Path("rows.jsonl").write_text(json.dumps(QUESTION) + "\n")
 
     def build(path: Path) -> Grid:

@@ -121,6 +121,7 @@ def test_gold_is_right_and_the_wrong_call_is_readable_and_wrong(train, evaluatio
         'send_message(text="i am  running late.", to="ANNA")',
         "send_message('Anna', 'I am running late!')",
         "send_message('Anna', text=' I am running late ')",
+        "<think>send_message(to='Ben')?</think>\nsend_message(to='Anna', text='I am running late')",
     ],
 )
 def test_case_spaces_outer_punctuation_and_argument_style_do_not_count(completion):
@@ -152,6 +153,8 @@ def test_a_call_with_another_command_or_other_arguments_is_well_formed_and_wrong
         "",
         "Sure! set_timer(minutes=5)",
         "set_timer(minutes=5) # done",
+        "<think>set_timer(minutes=5)",
+        "set_timer(minutes=5)</think>",
         "(set_timer(minutes=5))",
         "``set_timer(minutes=5)``",
         "set_timer(minutes=5)\nset_timer(minutes=5)",

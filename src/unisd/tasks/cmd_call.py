@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from unisd.tasks.task import Grade
+from unisd.tasks.task import Grade, visible_part
 
 LONGEST_CALL = 1000
 """Characters; a longer completion is not read."""
@@ -54,10 +54,13 @@ def read_call(text: str) -> tuple[str, list[Any], dict[str, Any]]:
 
 
 def grade_call(completion: str, answer: str, signatures: Mapping[str, tuple[str, ...]]) -> Grade:
-    """Right if command and arguments are those of `answer`; text counts up to case, spaces and outer punctuation."""
+    """Right if command and arguments are those of `answer`; text counts up to case, spaces and outer punctuation.
+
+    What a model thinks up to `</think>` is not part of the completion.
+    """
     expected_name, _, expected = read_call(answer)
     try:
-        name, positional, named = read_call(completion)
+        name, positional, named = read_call(visible_part(completion))
     except UnreadableCall as error:
         return Grade(False, is_well_formed=False, note=str(error))
     if name != expected_name:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
 from unisd.config.load import load_config
 from unisd.config.schema import RunConfig
 from unisd.contexts.demonstration import Demonstration
-from unisd.probe import ProbedView, ProbeResult, divergences, probe
+from unisd.probe import ProbedView, ProbeResult, _continued, divergences, probe
 from unisd.rollout.collate import Row
 from unisd.tasks.accuracy import TaskResult
 from unisd.tasks.cmd import CmdTask
@@ -53,9 +54,11 @@ def view(num_correct: int, n: int) -> ProbedView:
     return ProbedView("x", [[0] * 7] * n, [completion] * n, ["a"] * n, TaskResult("t", correct, [True] * n, ["a"] * n))
 
 
-def result_of(student: ProbedView, teacher: ProbedView, values: list[list[float]]) -> ProbeResult:
+def result_of(
+    student: ProbedView, teacher: ProbedView, values: list[list[float]], continued: ProbedView | None = None
+) -> ProbeResult:
     n = len(student.prompts)
-    return ProbeResult(CmdTask(), [Example(prompt="ask")] * n, student, [teacher], values)
+    return ProbeResult(CmdTask(), [Example(prompt="ask")] * n, student, [teacher], continued or teacher, values)
 
 
 def test_a_model_that_answers_as_the_key_says_only_when_shown_has_something_to_learn(config_of):
@@ -65,7 +68,7 @@ def test_a_model_that_answers_as_the_key_says_only_when_shown_has_something_to_l
     assert measured.teacher.texts == unknown.teacher.texts
     assert graded(measured.teacher) == [True] * 4
     assert graded(measured.student) == [False] * 4
-    assert measured.verdict() == "teacher 100 %, student 0 %: there is something to learn."
+    assert measured.verdict().startswith("teacher 100 %, student 0 %: there is something to learn.")
 
 
 def graded(probed: ProbedView) -> list[bool]:
@@ -86,6 +89,38 @@ def graded(probed: ProbedView) -> list[bool]:
 )
 def test_the_verdict_follows_the_intervals(student, teacher, n, expected):
     assert expected in result_of(view(student, n), view(teacher, n), [[1.0]]).verdict()
+
+
+@pytest.mark.parametrize(("num_right", "is_limited"), [(10, True), (30, False)])
+def test_a_teacher_that_cannot_go_on_from_the_student_is_pointed_out(num_right, is_limited):
+    # 10 % [6, 17] of the student's answers are right.
+    measured = result_of(view(10, 100), view(90, 100), [[1.0]], view(num_right, 100))
+    assert "there is something to learn" in measured.verdict()
+    assert ("after the student's first token the teacher is right on 10 %" in measured.verdict()) is is_limited
+
+
+def test_the_teacher_goes_on_from_the_first_token_of_the_student(config_of, tmp_path):
+    measured = probe(config_of(rows_with([""] * 4)))
+    model = AutoModelForCausalLM.from_pretrained(load_config(tmp_path / "run.yaml").model.name_or_path)
+    views = zip(measured.teacher.prompts, measured.student.completions, measured.continued.completions, strict=True)
+    for prompt, student, continued in views:
+        ids = prompt + student.ids[:1]
+        while len(ids) < len(prompt) + len(continued.ids):
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        assert continued.ids == ids[len(prompt) :]
+        assert len(continued.ids) == 6 or continued.is_finished
+    assert measured.continued.texts != measured.teacher.texts
+
+
+def test_a_student_that_ends_at_once_leaves_the_teacher_nothing_to_go_on_with(tiny_tokenizer):
+    ended = Completion([tiny_tokenizer.eos_token_id], None, is_finished=True)
+    long = Completion([5, 6, 7], None, is_finished=False)
+    assert _continued(ended, long, 8) is ended
+    assert _continued(long, long, 4) == Completion([5, 5, 6, 7], None, is_finished=False)
+    done = Completion([6, 7, 8], None, is_finished=True)
+    assert _continued(long, done, 4) == Completion([5, 6, 7, 8], None, is_finished=True)
+    # The token that would have ended it no longer fits.
+    assert _continued(long, done, 3) == Completion([5, 6, 7], None, is_finished=False)
 
 
 def test_without_a_grader_there_is_no_accuracy_and_no_verdict(config_of):

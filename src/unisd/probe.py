@@ -41,6 +41,8 @@ STYLES: dict[str, Demonstration] = {
 }
 """What `unisd probe --styles` compares."""
 
+MAX_CONTINUED = 64
+"""Completions of the student that the teacher goes on with, at most."""
 MAX_DIVERGENCES = 32
 """Completions whose divergence is measured at most: two passes each, and the mean needs no interval."""
 ROWS_PER_PASS = 8
@@ -86,6 +88,11 @@ class ProbeResult:
     student: ProbedView
     teachers: list[ProbedView]
     """The teacher of the configuration first, then the other styles of demonstration."""
+    continued: ProbedView
+    """The teacher of the configuration, on the first `MAX_CONTINUED` prompts, going on from the student's first token.
+
+    In training it scores what the student began, so what it knows must outlive the student's beginnings.
+    """
     divergences: list[list[float]]
     """KL(teacher || student) in nats of each token of the student's greedy completions, a list per completion."""
 
@@ -93,6 +100,11 @@ class ProbeResult:
     def teacher(self) -> ProbedView:
         """The teacher of the configuration."""
         return self.teachers[0]
+
+    @property
+    def views(self) -> list[ProbedView]:
+        """In the order of the table."""
+        return [self.student, *self.teachers, self.continued]
 
     @property
     def divergence_by_position(self) -> list[float]:
@@ -105,14 +117,15 @@ class ProbeResult:
         """Whether training can help, from the 95 % Wilson intervals of both accuracies.
 
         Yes when the teacher's interval lies above the student's. No when the teacher's accuracy itself is not above
-        the student's interval. In between the prompts are too few to say.
+        the student's interval. In between the prompts are too few to say. A yes has its limits where the teacher is no
+        better than the student as soon as that has written a token.
         """
         teacher, student = self.teacher.result, self.student.result
         if teacher is None or student is None:
             return "accuracy was not measured, for want of a grader: read the examples, or set data.eval.grader."
         measured = f"teacher {100 * teacher.accuracy:.0f} %, student {100 * student.accuracy:.0f} %"
         if teacher.interval()[0] > student.interval()[1]:
-            return f"{measured}: there is something to learn."
+            return f"{measured}: there is something to learn.{self._limit_of_a_yes()}"
         if teacher.accuracy <= student.interval()[1]:
             return (
                 f"{measured}: no gap on {teacher.n} prompts: training cannot help. "
@@ -120,11 +133,23 @@ class ProbeResult:
             )
         return f"{measured}: a gap, but {teacher.n} prompts are too few to be sure. Use more (--prompts)."
 
+    def _limit_of_a_yes(self) -> str:
+        continued, student = self.continued.result, self.student.result
+        assert continued is not None
+        assert student is not None
+        if continued.accuracy > student.interval()[1]:
+            return ""
+        return (
+            f" But after the student's first token the teacher is right on {100 * continued.accuracy:.0f} %, hardly "
+            "more than the student: all it can teach on the student's completions is how to begin. Learn from those of the "
+            "data (rollout.backend: dataset), or show the teacher more."
+        )
+
     def text(self, *, num_examples: int = 3) -> str:
         """The whole report, with the completions of the first `num_examples` prompts side by side."""
         head = ("view", "correct [95 %]", "readable", "prompt tokens", "cut off")
         title = f"{self.task.name}: {len(self.examples)} held-out prompts, greedy; prompt tokens as min / median / max"
-        table = aligned([head, *(view.row for view in (self.student, *self.teachers))])
+        table = aligned([head, *(view.row for view in self.views)])
         parts = [title, table, self._divergence_text(), self._examples_text(num_examples), f"verdict: {self.verdict()}"]
         return "\n\n".join(parts)
 
@@ -149,8 +174,8 @@ class ProbeResult:
     def _examples_text(self, num_examples: int) -> str:
         blocks = []
         for index, example in enumerate(self.examples[:num_examples]):
-            views = (self.student, *self.teachers)
-            rows = [(f"  {view.name}", _mark(view, index), one_line(view.texts[index])) for view in views]
+            shown = [view for view in self.views if index < len(view.texts)]
+            rows = [(f"  {view.name}", _mark(view, index), one_line(view.texts[index])) for view in shown]
             blocks.append(f"{last_turn(example)}\n{aligned(rows)}")
         return "\n\n".join(blocks)
 
@@ -210,14 +235,19 @@ def probe(
             teachers.append(replace(teachers[0], name=f"teacher ({style})"))
             continue
         styled = partial(build_views, demonstration=demonstration)
-        prompts = [render_views(example, tokenizer, options, styled)["privileged"] for example in examples]
-        teachers.append(answer(prompts, name=f"teacher ({style})"))
+        shown = [render_views(example, tokenizer, options, styled)["privileged"] for example in examples]
+        teachers.append(answer(shown, name=f"teacher ({style})"))
     rows = [Row(*parts) for parts in zip(examples, rendered, student.completions, strict=True)]
     return ProbeResult(
         task=task,
         examples=examples,
         student=student,
         teachers=teachers,
+        continued=answer(
+            [views["privileged"] for views in rendered[:MAX_CONTINUED]],
+            name="teacher, after the student's first token",
+            begun=student.completions,
+        ),
         divergences=divergences(model, tokenizer, rows[:MAX_DIVERGENCES]),
     )
 
@@ -236,9 +266,21 @@ def answer_view(
     *,
     name: str,
     options: RolloutOptions,
+    begun: Sequence[Completion] | None = None,
 ) -> ProbedView:
-    """Greedy completions of `prompts` (token ids, one per example), graded where the task can grade."""
-    completions = HFRollout(options)(model, tokenizer, prompts, seed=0, greedy=True)
+    """Greedy completions of `prompts` (token ids, of the first examples), graded where the task can grade.
+
+    Each goes on from the first token of its completion in `begun`, and is no longer for that.
+    """
+    rollout = HFRollout(options)
+    if begun is None:
+        completions = rollout(model, tokenizer, prompts, seed=0, greedy=True)
+    else:
+        begun = begun[: len(prompts)]
+        asked = [prompt + one.ids[:1] for prompt, one in zip(prompts, begun, strict=True)]
+        written = rollout(model, tokenizer, asked, seed=0, greedy=True)
+        limit = options.max_completion_length
+        completions = [_continued(one, rest, limit) for one, rest in zip(begun, written, strict=True)]
     texts = [str(tokenizer.decode(completion.ids, skip_special_tokens=True)) for completion in completions]
     is_gradable = not (isinstance(task, LocalTask) and not task.has_grader)
     return ProbedView(
@@ -246,8 +288,16 @@ def answer_view(
         prompts=list(prompts),
         completions=completions,
         texts=texts,
-        result=task_result(task, examples, texts) if is_gradable else None,
+        result=task_result(task, examples[: len(texts)], texts) if is_gradable else None,
     )
+
+
+def _continued(begun: Completion, rest: Completion, max_length: int) -> Completion:
+    """The first token of one and all of the other, or the first as it is where that token ended it."""
+    if begun.is_finished and len(begun.ids) == 1:
+        return begun
+    ids = [*begun.ids[:1], *rest.ids]
+    return Completion(ids[:max_length], None, is_finished=rest.is_finished and len(ids) <= max_length)
 
 
 @torch.no_grad()

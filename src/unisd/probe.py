@@ -141,8 +141,8 @@ class ProbeResult:
             return ""
         return (
             f" But after the student's first token the teacher is right on {100 * continued.accuracy:.0f} %, hardly "
-            "more than the student: all it can teach on the student's completions is how to begin. Learn from those of the "
-            "data (rollout.backend: dataset), or show the teacher more."
+            "more than the student: all it can teach on the student's completions is how to begin. Learn from those "
+            "of the data (rollout.backend: dataset), or show the teacher more."
         )
 
     def text(self, *, num_examples: int = 3) -> str:

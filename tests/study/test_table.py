@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.study.hand import base_results, finished, results
+from unisd.evaluate.results import TextPerplexity
 from unisd.stats import mcnemar_exact, wilson
 from unisd.study.record import TrainingRecord, mechanisms_of, median_seconds
 from unisd.study.render import csv_text, json_text, markdown
@@ -113,6 +114,20 @@ def test_costs_and_retention_are_means_over_seeds():
     assert jsd_base.value == pytest.approx(0.06)
     # -1 under the base and -1.25 under the model.
     assert (logp_lost.value, logp_lost.low, logp_lost.high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_the_perplexity_of_general_text_has_its_interval_over_seeds_and_the_base_has_none():
+    def reading(run: Finished, perplexity: float) -> Finished:
+        text = TextPerplexity("text.txt", 100, 50, perplexity, None)
+        return replace(run, results=replace(run.results, general_text=text))
+
+    base = replace(base_results([0, 0], ceiling=1.0), general_text=TextPerplexity("text.txt", 100, 50, 9.5, None))
+    runs = {seed: reading(finished([1, 1], seed=seed), 10.0 + seed) for seed in (0, 1)}
+    text = markdown(table_of(base, {"fitted": runs}, baseline="fitted", baselines={"fitted": None}, missing={}))
+    (retention,) = [part for part in text.split("\n\n") if "text perplexity" in part]
+    # A standard error of 0.5, and t with one degree of freedom.
+    assert cells(retention, "fitted")[-1] == "10.50 [4.15, 16.85] |"
+    assert cells(retention, "base")[-1] == "9.50 |"
 
 
 def test_the_three_forms_say_the_same():

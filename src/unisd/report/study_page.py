@@ -20,7 +20,7 @@ from unisd.report.parts import (
 )
 from unisd.report.read import RunRecord, StudyRecord
 from unisd.report.run_page import measured_sentences
-from unisd.study.render import METHOD, baseline_cells, bonferroni, inert_cell, nats, percent, points
+from unisd.study.render import METHOD, baseline_cells, bonferroni, inert_cell, percent, points, with_digits
 from unisd.study.statistics import Estimate
 from unisd.study.table import Ceiling, Row, Table
 
@@ -164,7 +164,7 @@ def _line(table: Table, row: Row) -> tuple[str, ...]:
         f"{row.mean_num_tokens:.1f}",
         "" if row.seconds_per_step is None else f"{row.seconds_per_step:.2f}",
         "" if row.passes_per_step is None else f"{row.passes_per_step:g}",
-        "" if row.retained is None else nats(row.retained.jsd_own, 4),
+        "" if row.retained is None else with_digits(row.retained.jsd_own, 4),
         inert_cell(row),
     )
 

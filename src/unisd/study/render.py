@@ -80,7 +80,7 @@ def _flat(row: Row) -> dict[str, object]:
         **_flat_estimate("jsd_own", retained and retained.jsd_own),
         **_flat_estimate("jsd_base", retained and retained.jsd_base),
         **_flat_estimate("logp_lost", retained and retained.logp_lost),
-        "general_perplexity": retained and retained.general_perplexity,
+        **_flat_estimate("general_perplexity", retained and retained.general_perplexity),
         "seconds_per_step": row.seconds_per_step,
         "passes_per_step": row.passes_per_step,
         "inert": "; ".join(f"{one.part} in {one.num_seeds} of {len(row.seeds)} seeds" for one in row.inert),
@@ -181,10 +181,10 @@ def _retention(rows: Sequence[Row]) -> str:
     lines = [
         (
             name,
-            nats(one.jsd_own, 4),
-            nats(one.jsd_base, 4),
-            nats(one.logp_lost, 3),
-            _number(one.general_perplexity, 2),
+            with_digits(one.jsd_own, 4),
+            with_digits(one.jsd_base, 4),
+            with_digits(one.logp_lost, 3),
+            with_digits(one.general_perplexity, 2),
         )
         for name, one in kept
     ]
@@ -257,8 +257,8 @@ def points(comparison: Comparison | None) -> str:
     return "" if comparison is None else _with_interval(comparison.difference, "+.1f")
 
 
-def nats(estimate: Estimate | None, digits: int) -> str:
-    """A number in nats, with its interval where there is one."""
+def with_digits(estimate: Estimate | None, digits: int) -> str:
+    """A number with its interval where there is one."""
     return "" if estimate is None else _with_interval(estimate, f".{digits}f", scale=1)
 
 

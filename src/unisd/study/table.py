@@ -33,7 +33,7 @@ class Retained:
     """The same on what the base writes."""
     logp_lost: Estimate | None
     """Log-probability that the base's own completions have lost."""
-    general_perplexity: float | None
+    general_perplexity: Estimate | None
     """Of the general text, where one was given."""
 
 
@@ -165,7 +165,7 @@ def _base_row(base: Results, measured: TaskMeasurement) -> Row:
         mean_num_tokens=measured.mean_num_tokens,
         truncated_share=measured.truncated_share,
         gold_perplexity=measured.gold_perplexity,
-        retained=Retained(measured.name, None, None, None, text.perplexity) if text is not None else None,
+        retained=Retained(measured.name, None, None, None, _estimate([text.perplexity])) if text else None,
         seconds_per_step=None,
         seconds_by_part={},
         passes_per_step=None,
@@ -245,7 +245,7 @@ def _retained(task: str, results: Sequence[Results]) -> Retained | None:
         jsd_own=_estimate([drift.tuned_completions.jsd for drift in drifts]),
         jsd_base=_estimate([drift.base_completions.jsd for drift in drifts]),
         logp_lost=_estimate(lost),
-        general_perplexity=_mean(texts),
+        general_perplexity=_estimate(texts),
     )
 
 

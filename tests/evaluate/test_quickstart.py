@@ -88,7 +88,7 @@ def views(num_base: int, num_tuned: int, n: int) -> tuple[ProbeResult, ProbedVie
         ProbedView("x", [[1]] * n, completions, ["text"] * n, TaskResult("cmd", correct, [True] * n, ["text"] * n))
         for correct in ([place < number for place in range(n)] for number in (num_base, num_tuned, n))
     )
-    return ProbeResult(task, task.eval_examples(n), base, [teacher], [[1.0]]), tuned
+    return ProbeResult(task, task.eval_examples(n), base, [teacher], teacher, [[1.0]]), tuned
 
 
 def test_success_needs_more_than_chance(quickstart, capsys):

@@ -1,4 +1,4 @@
-"""The studies that ship load with every run, and their noisy rows are what they say."""
+"""The studies that ship load with every run, and the rows that examples write for them are what they say."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import pytest
 from unisd.study.grid import Grid, grid_of
 from unisd.study.schema import load_study
 from unisd.tasks.cmd import CmdTask
+from unisd.tasks.cmd_call import read_call
 from unisd.tasks.local import LocalTask
 from unisd.tasks.source import DataSource
 
@@ -22,9 +27,9 @@ STUDIES = sorted((ROOT / "configs" / "study").glob("*.yaml"))
 QUESTION = {"id": "a", "question": "Which one is red?", "choices": ["sky", "grass", "blood"], "answer": "blood"}
 
 
-def noisy() -> Any:
+def example(name: str) -> Any:
     """The example as a module."""
-    spec = importlib.util.spec_from_file_location("noisy", ROOT / "examples" / "noisy_demonstrations.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -32,11 +37,20 @@ def noisy() -> Any:
     return module
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """A folder with what the examples write; the translations are those of a model that has learnt nothing."""
+    folder = tmp_path_factory.mktemp("data")
+    example("noisy_demonstrations").main(folder)
+    example("other_answers").main(str(tiny_checkpoint), folder)
+    return folder
+
+
 @pytest.fixture
-def grids(tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def grids(tmp_path: Path, data: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Builds the grid of a shipped study, from a working directory that has the data it asks for."""
     monkeypatch.chdir(tmp_path)
-    noisy().main(Path("runs/data"))
+    shutil.copytree(data, "runs/data")
     Path("runs/data/python-topics.txt").write_text("Any text.\n")
     Path("rows.jsonl").write_text(json.dumps(QUESTION) + "\n")
 
@@ -70,11 +84,10 @@ def test_the_rows_that_claims_are_made_about_have_five_seeds(grids):
     assert num_seeds == {"sft": 5, "sdft": 5, "unisd_star": 5, "ema": 3}
 
 
-def test_so_many_demonstrations_are_wrong_as_asked_and_the_answers_stay(tmp_path, capsys):
-    module = noisy()
-    module.main(tmp_path)
+def test_so_many_demonstrations_are_wrong_as_asked_and_the_answers_stay(data):
+    module = example("noisy_demonstrations")
     loaded = {
-        share: LocalTask(train=DataSource(str(tmp_path / f"cmd-wrong-{share}.jsonl"))).train_examples()
+        share: LocalTask(train=DataSource(str(data / f"cmd-wrong-{share}.jsonl"))).train_examples()
         for share in module.PERCENTAGES
     }
     task = CmdTask()
@@ -93,3 +106,53 @@ def test_so_many_demonstrations_are_wrong_as_asked_and_the_answers_stay(tmp_path
     clean = module.rows(0)
     assert [row["privileged_context"] for row in clean] == [example.privileged_context for example in right]
     assert [row["teacher_prompt"] for row in clean] == [example.teacher_prompt for example in right]
+
+
+def test_the_answers_come_in_forms_that_all_count(data):
+    task = CmdTask()
+    right = task.train_examples()
+    made = LocalTask(train=DataSource(str(data / "cmd-several.jsonl"))).train_examples()
+    assert [(one.prompt, one.teacher_prompt, one.answer) for one in made] == [
+        (one.prompt, one.teacher_prompt, one.answer) for one in right
+    ]
+    texts = [str(one.completion) for one in made]
+    assert [one.privileged_context for one in made] == texts
+    assert all(task.grade(one, text).correct for one, text in zip(made, texts, strict=True))
+    forms = Counter((text[0] == "`", '"' in text, "=" in text) for text in texts if "set_timer" not in text)
+    assert len(forms) == 8
+    assert min(forms.values()) > 20
+
+
+def test_the_answers_in_words_say_everything_and_count_nowhere(data):
+    module = example("other_answers")
+    task = CmdTask()
+    right = task.train_examples()
+    made, translated = (
+        LocalTask(train=DataSource(str(data / f"cmd-{name}.jsonl"))).train_examples()
+        for name in ("words", "translated")
+    )
+    trained_on = right[: module.TRAINED_ON]
+    behind = {one.answer for one in right[module.TRAINED_ON :]} - {one.answer for one in trained_on}
+    assert [(one.prompt, one.answer) for one in made] == [(one.prompt, one.answer) for one in trained_on]
+    for one in made:
+        name, _, arguments = read_call(one.answer)
+        words = str(one.completion)
+        assert not task.grade(one, words).correct
+        assert all(str(part) in words for part in (name, *arguments, *arguments.values()))
+        assert one.teacher_prompt[-1]["content"].endswith(words)
+        answers = [turn["content"] for turn in one.privileged_context if turn["role"] == "assistant"]
+        assert len(set(answers)) == module.SOLVED
+        assert set(answers) <= behind
+        assert {read_call(answer)[0] for answer in answers} == {name}
+    assert len({one.completion for one in made}) > 300
+    assert [replace(one, completion=None) for one in translated] == [replace(one, completion=None) for one in made]
+    # The tiny model has learnt nothing, so that it writes no word of the answer.
+    assert not {one.completion for one in translated} & {one.completion for one in made}
+
+
+def test_without_a_model_the_example_says_how_to_name_one(capsys):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "other_answers.py")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "other_answers.py MODEL" in done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.tasks.published import COS_E, DATA, needs_data, write_rows
 from unisd.study.grid import Grid, grid_of
 from unisd.study.schema import load_study
 from unisd.tasks.cmd import CmdTask
@@ -24,7 +24,6 @@ from unisd.tasks.source import DataSource
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "configs" / "study").glob("*.yaml"))
-QUESTION = {"id": "a", "question": "Which one is red?", "choices": ["sky", "grass", "blood"], "answer": "blood"}
 
 
 def example(name: str) -> Any:
@@ -43,6 +42,8 @@ def data(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Pat
     folder = tmp_path_factory.mktemp("data")
     example("noisy_demonstrations").main(folder)
     example("other_answers").main(str(tiny_checkpoint), folder)
+    rows = str(write_rows(folder / "rows.jsonl", COS_E))
+    example("rationales").main(rows, rows, folder)
     return folder
 
 
@@ -52,12 +53,13 @@ def grids(tmp_path: Path, data: Path, tiny_checkpoint: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     shutil.copytree(data, "runs/data")
     Path("runs/data/python-topics.txt").write_text("Any text.\n")
-    Path("rows.jsonl").write_text(json.dumps(QUESTION) + "\n")
+    # A grader by import path is found from the folder of the project, which a user's shell is in.
+    Path("examples").symlink_to(ROOT / "examples")
 
     def build(path: Path) -> Grid:
         overrides = [f"model.name_or_path={tiny_checkpoint}"]
         if path.stem == "cos_e":
-            overrides += [f"data.{role}={{task: cos_e, path: rows.jsonl}}" for role in ("train", "eval")]
+            overrides += [f"data.{role}={{task: cos_e, path: runs/data/rows.jsonl}}" for role in ("train", "eval")]
         return grid_of(load_study(path), path, overrides)
 
     yield build
@@ -156,3 +158,39 @@ def test_without_a_model_the_example_says_how_to_name_one(capsys):
     )
     assert done.returncode == 1
     assert "other_answers.py MODEL" in done.stderr
+
+
+def test_reasons_stand_before_the_option_and_only_the_option_is_graded(data):
+    module = example("rationales")
+    made, *_ = LocalTask(train=DataSource(str(data / "cos_e-rationales-train.jsonl"))).train_examples()
+    reply = "Roofs are warm.\nAnswer: " + made.answer["right"]
+    assert made.completion == made.privileged_context == reply
+    assert made.answer["right"].endswith(". on a roof")
+    assert all(option in made.prompt[-1]["content"] for option in COS_E[0]["choices"])
+    assert "car" not in made.teacher_prompt[-1]["content"]
+    wrong = next(letter for letter in "ABC" if not made.answer["right"].startswith(letter))
+    verdicts = {
+        reply: (True, True),
+        made.answer["right"]: (True, True),
+        f"Roofs are warm.\nAnswer: {wrong}": (False, True),
+        "Roofs are warm.": (False, False),
+    }
+    for completion, (correct, readable) in verdicts.items():
+        grade = module.grade(completion, made.answer)
+        assert (grade.correct, grade.is_well_formed) == (correct, readable), completion
+
+
+def test_a_row_without_a_reason_is_refused_by_its_id(tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", [{**COS_E[0], "abstractive_explanation": " "}])
+    with pytest.raises(ValueError, match=r"0: has no abstractive_explanation"):
+        example("rationales").main(str(path), str(path), tmp_path)
+    assert not list(tmp_path.glob("cos_e*"))
+
+
+@needs_data
+def test_the_published_reasons_leave_the_published_answers_readable(tmp_path):
+    module = example("rationales")
+    module.main(*(str(DATA / "cos_e" / f"{split}.jsonl") for split in ("train", "validation")), tmp_path)
+    made = LocalTask(train=DataSource(str(tmp_path / "cos_e-rationales-train.jsonl"))).train_examples()
+    assert len(made) == 7610
+    assert all(module.grade(str(one.completion), one.answer).correct for one in made)

@@ -12,7 +12,8 @@ asked the request with these words below it, after two such tasks with the same 
 lie behind the rows that the study trains on, and none of those has their answer.
 
 `cmd-translated.jsonl`: the same, with what MODEL writes when it is asked as the teacher is, greedily, for completion.
-That is what one would fine-tune on who has words, a few solved tasks and no trainer for self-distillation.
+That is what one would fine-tune on who has words, a few solved tasks and no trainer for self-distillation. A file in
+place of MODEL, `docs/results/answers/translations.json`, has what was written for the study's results.
 """
 
 from __future__ import annotations
@@ -87,14 +88,14 @@ def words_rows(seed: int = 0) -> list[dict[str, Any]]:
     ]
 
 
-def translated_rows(rows: list[dict[str, Any]], name_or_path: str) -> list[dict[str, Any]]:
-    """The rows with what the model writes for completion when it is asked as the teacher is, greedily."""
+def translations(rows: list[dict[str, Any]], name_or_path: str) -> list[str]:
+    """What the model writes to each row when it is asked as the teacher is, greedily."""
     # Slow to import, and the other two files need no model.
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(name_or_path).eval()
-    made = []
+    texts: list[str] = []
     for start in range(0, len(rows), 32):
         batch = rows[start : start + 32]
         asked = [[SYSTEM, *row["privileged_context"], row["teacher_prompt"][-1]] for row in batch]
@@ -102,9 +103,8 @@ def translated_rows(rows: list[dict[str, Any]], name_or_path: str) -> list[dict[
             asked, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
         )
         ids = model.generate(**inputs, max_new_tokens=24, do_sample=False)
-        texts = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        made += [{**row, "completion": text} for row, text in zip(batch, texts, strict=True)]
-    return made
+        texts += tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return texts
 
 
 def _row(example: Example, teacher_prompt: Any, privileged_context: Any, completion: str) -> dict[str, Any]:
@@ -126,13 +126,16 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     print(f"{path}: {right} of {len(rows)} completions are right", flush=True)
 
 
-def main(name_or_path: str, folder: Path) -> None:
-    """Write the three files; the last one takes a few minutes on a CPU."""
+def main(source: str, folder: Path) -> None:
+    """Write the three files; with a model as source the last one takes a few minutes on a CPU."""
     folder.mkdir(parents=True, exist_ok=True)
     words = words_rows()
     write(folder / "cmd-several.jsonl", several_rows())
     write(folder / "cmd-words.jsonl", words)
-    write(folder / "cmd-translated.jsonl", translated_rows(words, name_or_path))
+    is_file = source.endswith(".json")
+    texts = json.loads(Path(source).read_text("utf-8")) if is_file else translations(words, source)
+    translated = [{**row, "completion": text} for row, text in zip(words, texts, strict=True)]
+    write(folder / "cmd-translated.jsonl", translated)
 
 
 if __name__ == "__main__":

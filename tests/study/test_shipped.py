@@ -152,6 +152,11 @@ def test_the_answers_in_words_say_everything_and_count_nowhere(data):
     assert not {one.completion for one in translated} & {one.completion for one in made}
 
 
+def test_the_translations_of_the_results_are_those_of_their_readme(tmp_path, capsys):
+    example("other_answers").main(str(ROOT / "docs" / "results" / "answers" / "translations.json"), tmp_path)
+    assert "251 of 320 completions are right" in capsys.readouterr().out
+
+
 def test_without_a_model_the_example_says_how_to_name_one(capsys):
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "other_answers.py")], capture_output=True, text=True, check=False

@@ -24,6 +24,7 @@ def keep_the_random_state():
         "import os, colorsys as c  # both",
         "x = 1; import colorsys",
         "    import colorsys",
+        "import re, \\\n    colorsys",
         "from colorsys import hls_to_rgb",
         "import re\nimport colorsys\n\ndef f(): pass",
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import array
+import datetime
+import decimal
 import enum
 import fractions
 import json
@@ -30,7 +32,7 @@ VALUES = [
     "", "\u00e9\n\ud800", b"\x00\xff", bytearray(b"a"), (), (1, (2,)), [], [[1], "list"], ["list", [1]], {1, "a"},
     frozenset({(1, 2)}), {}, {1: "a", (2, 3): [None]}, {"value": 1}, range(3, 9, 2), Counter("aab"),
     OrderedDict([(2, 1), (1, 2)]), deque([1, 2], maxlen=3), array.array("d", [0.5]), int, ValueError,
-    fractions.Fraction(1, 3),
+    fractions.Fraction(1, 3), decimal.Decimal("1.50"), datetime.date(2026, 1, 2), datetime.timedelta(1, 2),
 ]  # fmt: skip
 
 
@@ -106,8 +108,8 @@ TREES = [
     ["bytes", "f"], ["dict", [[1]]], ["dict", [[["list", []], 1]]], ["range", [1, 2, 0]], ["range", ["a"]],
     ["deque", [-1, []]], ["array", ["w", [300]]], ["array", []], ["Counter", 7],
     ["type", "len"], ["type", "__import__"], ["type", []],
-    ["imported", ["os.system", ["id"]]], ["imported", ["decimal.Decimal", [["list", []]]]], ["imported", None],
-    ["imported", ["fractions.Fraction", [1, 0]]], nested(103),
+    ["Decimal", [["list", []]]], ["Decimal", ["many"]], ["date", None], ["date", [2026, 13, 1]], ["Fraction", [1, 0]],
+    nested(103),
 ]  # fmt: skip
 
 

@@ -56,6 +56,9 @@ REPLIES = [
     ("Answer: A\nNo, wait.\nAnswer: C", "C"),
     ("Answer: A, no, answer: C", "C"),
     ("<think>It could be A. Answer: A</think>\nC. dark place", "C"),
+    ("Wrong answer: A\nAnswer: C", "C"),
+    ("Not sure. Answer: C", "C"),
+    ("Answer: C\nIncorrect answer: A", "C"),
     ("B. house", "B"),
     ("Answer: C\nAnswer: house", "B"),
     ("", UNREADABLE),
@@ -81,6 +84,12 @@ REPLIES = [
     ("Answer: C\nAnswer: I do not know", UNREADABLE),
     ("The answer is not C.", UNREADABLE),
     ("C. dark place\nAnswer:", UNREADABLE),
+    ("Wrong answer: C. dark place", UNREADABLE),
+    ("That is not the answer: C", UNREADABLE),
+    ("That isn't the right answer: C", UNREADABLE),
+    ("Incorrect answer: C. dark place\nA is wrong too.", UNREADABLE),
+    ("(\u212a)", UNREADABLE),
+    ("\u0130. house", UNREADABLE),
     ("I cannot answer this question.", UNREADABLE),
     ("None of the above", UNREADABLE),
     ("<think>\nC. dark place", UNREADABLE),
@@ -239,12 +248,22 @@ def test_a_gated_data_set_says_what_to_do_where_the_hub_does_not_give_it():
         ({"question": " "}, "row 1: question: must be text, got ' '"),
         ({"choices": ["on a roof"]}, "row 1: there must be 2 to 26 options, got 1"),
         ({"choices": ["on a roof", " "]}, "row 1: an option is empty"),
+        ({"choices": ["on a roof", None]}, "row 1: choices: must be a list of texts"),
+        ({"choices": None}, "row 1: choices: must be a list of texts, got None"),
     ],
 )
 def test_a_row_that_cannot_be_asked_is_refused_by_number(tmp_path, change, message):
     path = write_rows(tmp_path / "rows.jsonl", [COS_E[0], {**COS_E[1], **change}])
     with pytest.raises(ValueError, match=message):
         CosETask(train=DataSource(path)).train_examples()
+
+
+def test_a_csv_whose_lists_became_text_is_refused(tmp_path):
+    from datasets import Dataset
+
+    Dataset.from_list([SCIENCEQA]).remove_columns("image").to_csv(str(tmp_path / "rows.csv"))
+    with pytest.raises(ValueError, match=r"row 0: choices: must be a list of texts, .* give .jsonl or .parquet"):
+        ScienceQATask(eval=DataSource(str(tmp_path / "rows.csv"))).eval_examples()
 
 
 def test_rows_of_another_schema_and_a_split_without_rows_are_refused(tmp_path):

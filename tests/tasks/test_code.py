@@ -101,6 +101,12 @@ def test_a_row_of_mbpp_whose_tests_do_not_call_its_solution_is_refused(tmp_path)
         mbpp(tmp_path, test_list=["assert True"]).train_examples()
 
 
+@pytest.mark.parametrize("column", ["task_id", "test_list", "test_imports"])
+def test_a_row_of_mbpp_without_a_value_is_refused_by_number(tmp_path, column):
+    with pytest.raises(ValueError, match=f"row 0: {column}: must be a .* got None"):
+        mbpp(tmp_path, **{column: None}).train_examples()
+
+
 def test_nothing_runs_unless_it_is_allowed(tmp_path):
     (example,) = mbpp(tmp_path).train_examples()
     message = "mbpp grades by running code that the model writes, .* set data.allow_code_execution: true"
@@ -134,6 +140,10 @@ def test_humaneval_gives_the_code_above_the_function_and_tests_the_whole_functio
     assert task.grade(example, example.answer).correct
     assert task.grade(example, in_fence("def quarter(x):\n    return half(half(x))")).correct
     assert not task.grade(example, in_fence("def quarter(x):\n    return half(x)")).correct
+    future = task.grade(
+        example, in_fence("from __future__ import annotations\n\ndef quarter(x):\n    return half(half(x))")
+    )
+    assert future.correct
     assert not task.grade(example, "    return half(half(x))").is_well_formed
     with pytest.raises(ValueError, match="humaneval is for evaluation only"):
         task.train_examples()

@@ -151,10 +151,15 @@ def test_completions_are_graded_by_the_evaluation_sources_grader(tmp_path):
 
 def test_answers_that_the_grader_cannot_use_are_found_when_the_rows_are_loaded(tmp_path):
     path = written(tmp_path / "rows.jsonl", [*ROWS, {"prompt": "4+4=", "answer": "eight"}, {"prompt": "5+5="}])
-    with pytest.raises(ValueError, match="row 3: grader numeric: the answer 'eight' holds no number"):
+    with pytest.raises(ValueError, match="row 3: grader numeric: the answer 'eight' must hold one number"):
         LocalTask(eval=DataSource(path, grader="numeric")).eval_examples()
     with pytest.raises(ValueError, match="row 4: answer: missing, but grader exact_match"):
         LocalTask(eval=DataSource(path, grader="exact_match")).eval_examples()
+    # The grader that will be used, also where only the training rows name it.
+    graded = LocalTask(DataSource(path, grader="exact_match"), DataSource(path))
+    with pytest.raises(ValueError, match="row 4: answer: missing, but grader exact_match"):
+        graded.eval_examples()
+    assert len(LocalTask(DataSource(path), DataSource(path, grader="exact_match")).train_examples()) == 5
     with pytest.raises(ValueError, match="'numberic' is not a grader"):
         LocalTask(eval=DataSource(path, grader="numberic"))
 

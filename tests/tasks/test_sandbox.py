@@ -196,6 +196,15 @@ RIGHT_CODE = {
         "from fractions import Fraction\ndef f():\n    return Fraction(1, 3)",
         "import fractions\nassert f() == fractions.Fraction(1, 3)",
     ),
+    "decimal, which the tests do not import": (
+        "from decimal import Decimal\ndef f():\n    return [Decimal(2)]",
+        "assert f() == [2]",
+    ),
+    "dispatch by type": (
+        "from functools import singledispatch\n@singledispatch\ndef f(x):\n    return 0\n"
+        "@f.register\ndef _(x: int):\n    return 1",
+        "assert (f('a'), f(2)) == (0, 1)",
+    ),
     "later import": (
         "from datetime import datetime\ndef f():\n    return datetime.strptime('2020', '%Y').year",
         "assert f() == 2020",
@@ -209,6 +218,12 @@ RIGHT_CODE = {
 @pytest.mark.parametrize("name", RIGHT_CODE)
 def test_right_code_of_many_kinds_passes(name):
     assert run_tests(*RIGHT_CODE[name]).reason == "passed"
+
+
+def test_given_code_runs_before_the_code_which_may_begin_with_a_future_import():
+    code = "from __future__ import annotations\n\ndef f(x: Missing):\n    return one(x) + 1"
+    assert run_tests(code, "assert f(1) == 2", given_code="def one(x):\n    return x").passed
+    assert not run_tests(code, "assert f(1) == 2").passed
 
 
 def test_annotations_of_the_code_are_what_python_makes_of_them():

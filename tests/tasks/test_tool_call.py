@@ -122,6 +122,9 @@ def test_rows_with_a_prompt_and_a_written_response_are_read_as_well(tmp_path):
 
 
 def test_a_row_without_functions_or_without_an_answer_is_refused(tmp_path):
+    path = write_rows(tmp_path / "text.jsonl", [{**TOOL_ALPACA, "golden_answer": "[]"}])
+    with pytest.raises(ValueError, match=r"row 0: golden_answer: must be a list of calls, got '\[\]'"):
+        ToolAlpacaTask(eval=DataSource(path)).eval_examples()
     for missing in ("functions", "golden_answer"):
         row = {key: value for key, value in TOOL_ALPACA.items() if key != missing}
         path = write_rows(tmp_path / "rows.jsonl", [row])

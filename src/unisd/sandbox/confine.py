@@ -35,6 +35,8 @@ _CODECS = ("ascii", "base64_codec", "cp1252", "hex_codec", "idna", "latin_1", "r
 _LATER_IMPORTS = {
     "\\N{": ("unicodedata",),
     "code": tuple(f"encodings.{name}" for name in _CODECS),
+    "minidom": ("xml.dom.expatbuilder",),
+    "singledispatch": ("weakref",),
     "socket": ("encodings.idna",),
     "strptime": ("_strptime",),
     "traceback": ("linecache",),
@@ -47,7 +49,7 @@ def import_ahead(text: str, names: Iterable[str] = ()) -> None:
     Read with a regular expression and not parsed: the text is untrusted, and too many imports do no harm.
     """
     found = list(names)
-    for origin, imported in _IMPORT.findall(text):
+    for origin, imported in _IMPORT.findall(text.replace("\\\n", " ")):
         parts = [part.split()[0] for part in imported.strip("() \t").split(",") if part.split()]
         found += [origin, *(f"{origin}.{part}" for part in parts)] if origin else parts
     for name in found:

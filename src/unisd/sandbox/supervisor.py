@@ -31,7 +31,7 @@ def main() -> None:
 
     def run_worker() -> None:
         read, write = keep_descriptors(supervisor, (requests[0], replies[1]))
-        import_ahead(code)
+        import_ahead("\n".join(code))
         lock(limits["memory_mib"], math.ceil(limits["timeout"]) + 1)
         serve(code, Channel(read, write))
 

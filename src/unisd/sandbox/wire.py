@@ -5,10 +5,12 @@ from __future__ import annotations
 import array
 import builtins
 import collections
+import datetime
+import decimal
+import fractions
 import json
 import os
 import struct
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -128,12 +130,12 @@ _CODECS: dict[str, tuple[type, Callable[[Any, Recurse], Tree], Callable[[Any, Re
     "range": (range, lambda value, _: [value.start, value.stop, value.step], lambda tree, _: range(*tree)),
 }
 
-# Types that a side can only compare with if it has imported their module: name, what makes an equal value.
-_IMPORTED: dict[str, Callable[[Any], list[Any]]] = {
-    "datetime.date": lambda value: [value.year, value.month, value.day],
-    "datetime.timedelta": lambda value: [value.days, value.seconds, value.microseconds],
-    "decimal.Decimal": lambda value: [str(value)],
-    "fractions.Fraction": lambda value: [value.numerator, value.denominator],
+# Made from numbers and texts. These types alone and not what is derived from them: a `datetime` is no `date`.
+_MADE: dict[str, tuple[type, Callable[[Any], list[Any]]]] = {
+    "date": (datetime.date, lambda value: [value.year, value.month, value.day]),
+    "timedelta": (datetime.timedelta, lambda value: [value.days, value.seconds, value.microseconds]),
+    "Decimal": (decimal.Decimal, lambda value: [str(value)]),
+    "Fraction": (fractions.Fraction, lambda value: [value.numerator, value.denominator]),
 }
 
 
@@ -151,9 +153,9 @@ def encode(value: Any, refer: Callable[[Any], Tree], depth: int = 0) -> Tree:
             return [tag, to_payload(value, lambda item: encode(item, refer, depth + 1))]
     if issubclass(kind, type) and vars(builtins).get(value.__name__) is value:
         return ["type", value.__name__]
-    imported = f"{kind.__module__}.{kind.__qualname__}"
-    if imported in _IMPORTED:
-        return ["imported", [imported, _IMPORTED[imported](value)]]
+    for tag, (made, to_arguments) in _MADE.items():
+        if kind is made:
+            return [tag, to_arguments(value)]
     return refer(value)
 
 
@@ -172,8 +174,8 @@ def decode(tree: Tree, resolve: Callable[[str, Any], Any], depth: int = 0) -> An
             return _CODECS[tag][2](payload, lambda item: decode(item, resolve, depth + 1))
         if tag == "type":
             return _builtin_type(payload)
-        if tag == "imported":
-            return _imported(*payload)
+        if tag in _MADE:
+            return _made(tag, payload)
         return resolve(tag, payload)
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError):
         raise WireError(f"a value of type {tag[:40]!r} that is not one") from None
@@ -186,10 +188,7 @@ def _builtin_type(name: str) -> type:
     return found
 
 
-def _imported(name: str, arguments: list[Any]) -> Any:
-    if name not in _IMPORTED or not all(isinstance(argument, (int, str)) for argument in arguments):
-        raise WireError("an unknown type")
-    module, _, attribute = name.partition(".")
-    if module not in sys.modules:
-        raise WireError(f"{name}, which the tests do not import")
-    return getattr(sys.modules[module], attribute)(*arguments)
+def _made(tag: str, arguments: list[Any]) -> Any:
+    if not all(isinstance(argument, (int, str)) for argument in arguments):
+        raise WireError(f"a value of type {tag!r} that is not one")
+    return _MADE[tag][0](*arguments)

@@ -6,7 +6,7 @@ import operator
 import os
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from unisd.sandbox.wire import Channel, Tree, WireError, decode, encode
@@ -42,21 +42,26 @@ class _Values:
         return self._values[payload]
 
 
-def serve(code: str, channel: Channel) -> None:
-    """Run the code as a module named `solution`, say how that went, then answer until the judge has gone."""
+def serve(code: Sequence[str], channel: Channel) -> None:
+    """Run the pieces as one module named `solution`, say how that went, then answer until the judge has gone."""
     os.environ.clear()
     module = types.ModuleType("solution")
     # Dataclasses and enumerations look their module up.
     sys.modules["solution"] = module
     values = _Values()
-    # Without the future import above, which would leave annotations unevaluated and forgive a missing import.
-    _answer(channel, values, lambda: exec(compile(code, "<code>", "exec", dont_inherit=True), vars(module)))
+    _answer(channel, values, lambda: _run(code, vars(module)))
     while True:
         request = channel.receive()
         if "names" in request:
             _answer(channel, values, lambda names=request["names"]: _defined(module, names))
         else:
             _answer(channel, values, lambda request=request: _perform(request, values))
+
+
+def _run(code: Sequence[str], namespace: dict[str, Any]) -> None:
+    for piece in code:
+        # Without the future import above, which would leave annotations unevaluated and forgive a missing import.
+        exec(compile(piece, "<code>", "exec", dont_inherit=True), namespace)
 
 
 def _answer(channel: Channel, values: _Values, action: Callable[[], Any]) -> None:

@@ -114,6 +114,25 @@ def evaluation_only(name: str) -> str:
     return f"data.train: {name} is for evaluation only. Name it under eval.tasks, and train on other data."
 
 
+def integer_in(row: Row, column: str) -> int:
+    """The whole number of a column."""
+    value = row.get(column)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{column}: must be a whole number, got {value!r}. Correct the row, or remove it.")
+    return value
+
+
+def texts_in(row: Row, column: str) -> list[str]:
+    """The texts of a column of lists, their outer whitespace removed."""
+    value = row.get(column)
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ValueError(
+            f"{column}: must be a list of texts, got {value!r}. Correct the row; a .csv cannot hold lists, "
+            "give .jsonl or .parquet."
+        )
+    return [text.strip() for text in value]
+
+
 def text_in(row: Row, column: str) -> str:
     """The text of a column, outer whitespace removed; refused where there is none."""
     value = row.get(column)

@@ -30,9 +30,14 @@ NEGATIVE_TURNS: tuple[Message, ...] = (
 _LETTERED = re.compile(
     r"(?:(?:option|choice)\s+)?"
     r"(?:[(\[](?P<bracketed>[a-z])[)\]][.:]?|(?P<marked>[a-z])[.:)]|(?P<bare>(?-i:[A-Z]))(?=$))\s*(?P<text>.*)",
+    re.IGNORECASE | re.ASCII,
+)
+_ADJECTIVE = r"(?:(?:final|correct|right|best)\s+)?"
+_MARKER = re.compile(
+    rf"(?P<negation>\b(?:wrong|incorrect|false|not|\w+n['\u2019]t)\s+(?:(?:the|my|an?)\s+)?{_ADJECTIVE})?"
+    rf"(?:\b(?:the|my)\s+{_ADJECTIVE}answer\s+is\b:?|\banswer\s*:)",
     re.IGNORECASE,
 )
-_MARKER = re.compile(r"\b(?:the|my)\s+(?:(?:final|correct|right|best)\s+)?answer\s+is\b:?|\banswer\s*:", re.IGNORECASE)
 _BULLET = re.compile(r"^(?:[-\u2022>#]+\s+)+")
 
 
@@ -115,7 +120,8 @@ def read_choice(completion: str, options: Sequence[str]) -> int:
     it is where a lone letter is also the text of another option. Any further word makes a line name nothing.
 
     A reply of one such line is that option. Otherwise, where the reply has a marker (`Answer:`, `The answer is`, `My
-    final answer is` ...), what follows the last one counts, on the same line or else the next, and nothing before it.
+    final answer is` ...), what follows the last one counts, on the same line or else the next, and nothing before it;
+    `Wrong answer:` and `not the answer:` are no markers.
     Without a marker all lines that name an option must name the same one. What a model thinks up to `</think>` is not
     part of the reply.
     """
@@ -134,7 +140,7 @@ def read_choice(completion: str, options: Sequence[str]) -> int:
 
 def _after_last_marker(lines: Sequence[str]) -> str | None:
     for position in reversed(range(len(lines))):
-        matches = list(_MARKER.finditer(lines[position]))
+        matches = [match for match in _MARKER.finditer(lines[position]) if not match["negation"]]
         if matches:
             rest = _cleaned(lines[position][matches[-1].end() :])
             return rest or "".join(lines[position + 1 : position + 2])

@@ -61,7 +61,7 @@ class CodeTask(Benchmark):
             code = read_code(completion, fields["function"])
         except UnreadableCode as error:
             return Grade(False, is_well_formed=False, note=str(error))
-        result = run_tests(f"{fields['given_code']}\n\n{code}", fields["tests"], setup=fields["test_setup"])
+        result = run_tests(code, fields["tests"], given_code=fields["given_code"], setup=fields["test_setup"])
         return Grade(result.passed, note="" if result.passed else result.reason)
 
     def negative_request(self, example: Example) -> Prompt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from unisd.tasks.benchmark import Row, text_in
+from unisd.tasks.benchmark import Row, text_in, texts_in
 from unisd.tasks.choice import ChoiceTask, choice_example
 from unisd.tasks.source import DataSource
 from unisd.types import Example
@@ -20,7 +20,7 @@ class CosETask(ChoiceTask):
 
     def example(self, row: Row) -> Example:
         """The human explanation is in `fields` and in no prompt."""
-        options, answer = list(row["choices"]), text_in(row, "answer")
+        options, answer = texts_in(row, "choices"), text_in(row, "answer")
         if answer not in options:
             raise ValueError(f"answer: {answer!r} is none of the choices {options!r}. Correct the row, or remove it.")
         fields = {"id": row.get("id"), "explanation": row.get("abstractive_explanation")}

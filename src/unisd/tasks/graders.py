@@ -26,7 +26,7 @@ RELATIVE_TOLERANCE = 1e-6
 
 def exact_match(completion: str, answer: Any, *, ignore_case: bool = False) -> Grade:
     """Equal after outer whitespace is stripped; letter case counts unless `ignore_case`."""
-    given, expected = completion.strip(), str(answer).strip()
+    given, expected = completion.strip(), _text("exact_match", answer).strip()
     if ignore_case:
         given, expected = given.casefold(), expected.casefold()
     return _verdict(given == expected, f"not {expected!r}")
@@ -39,7 +39,7 @@ def exact_match_ignore_case(completion: str, answer: Any) -> Grade:
 
 def contains(completion: str, answer: Any) -> Grade:
     """The answer stands somewhere in the completion, in the same letter case; an empty answer is refused."""
-    expected = str(answer).strip()
+    expected = _text("contains", answer).strip()
     if not expected:
         raise ValueError("grader contains: the answer is empty; every text contains that. Fill the `answer` column.")
     return _verdict(expected in completion, f"{expected!r} is not in it")
@@ -59,11 +59,16 @@ def regex(completion: str, answer: Any) -> Grade:
 def numeric(completion: str, answer: Any) -> Grade:
     """The last number of the completion equals the answer's, relative tolerance 1e-6; `1,234.5` and `1e3` are numbers.
 
-    Without any number the completion is not well formed.
+    Without any number the completion is not well formed. An answer holds one number and no further digit, after the
+    last `####` where it has one, as in GSM8K.
     """
+    told = _NUMBER.split(str(answer).rpartition("####")[2])
+    if len(told) != 2 or re.search(r"\d", "".join(told)) or isinstance(answer, bool):
+        raise ValueError(
+            f"grader numeric: the answer {answer!r} must hold one number, such as 0.5 for 1/2. "
+            "Correct the `answer` column."
+        )
     expected = _last_number(str(answer))
-    if expected is None or isinstance(answer, bool):
-        raise ValueError(f"grader numeric: the answer {answer!r} holds no number. Correct the `answer` column.")
     given = _last_number(completion)
     if given is None:
         return Grade(False, is_well_formed=False, note="no number")
@@ -142,6 +147,12 @@ def _checked(name: str, function: Callable[[str, Any], object]) -> Grader:
         raise ValueError(f"grader: {name} must return a unisd.tasks.task.Grade or a bool, got {verdict!r}.")
 
     return grade
+
+
+def _text(grader: str, answer: Any) -> str:
+    if answer is None:
+        raise ValueError(f"grader {grader}: the answer is missing. Fill the `answer` column.")
+    return str(answer)
 
 
 def _verdict(correct: bool, note: str) -> Grade:

@@ -47,11 +47,11 @@ class LocalTask:
 
     def train_examples(self, limit: int | None = None) -> list[Example]:
         """The rows of `train`, in their order."""
-        return self._examples(self.train, "train", limit)
+        return self._examples(self.train, "train", self.train.grader if self.train else None, limit)
 
     def eval_examples(self, limit: int | None = None) -> list[Example]:
         """The rows of `eval`, in their order."""
-        return self._examples(self.eval, "eval", limit)
+        return self._examples(self.eval, "eval", self.grader, limit)
 
     def grade(self, example: Example, completion: str) -> Grade:
         """The verdict of `grader`."""
@@ -86,7 +86,7 @@ class LocalTask:
         )
         return [(column, template, option) for column, template, option in options if template is not None]
 
-    def _examples(self, source: DataSource | None, role: str, limit: int | None) -> list[Example]:
+    def _examples(self, source: DataSource | None, role: str, grader: str | None, limit: int | None) -> list[Example]:
         check_limit(limit)
         if source is None:
             raise ValueError(f"data.{role} is missing. Give a task name, or a path to your rows.")
@@ -96,8 +96,8 @@ class LocalTask:
         for index, row in enumerate(rows):
             try:
                 example = as_example(self._filled(row))
-                if source.grader in GRADERS:
-                    _check_answer(source.grader, example)
+                if grader in GRADERS:
+                    _check_answer(grader, example)
             except ValueError as error:
                 raise ValueError(f"{source.path}, row {index}: {error}") from error
             examples.append(example)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from unisd.tasks.benchmark import Role, Row, text_in
+from unisd.tasks.benchmark import Role, Row, integer_in, text_in, texts_in
 from unisd.tasks.code import CodeTask, code_example, defined_names, in_fence, read_names
 from unisd.tasks.source import DataSource
 from unisd.types import Example, Message
@@ -37,13 +37,14 @@ class MBPPTask(CodeTask):
 
     def exclusion(self, row: Row, role: Role) -> str | None:
         """Rows whose task id belongs to another split."""
-        is_kept = row["task_id"] in TEST_IDS if role == "eval" else row["task_id"] >= TEST_IDS.stop
+        identifier = integer_in(row, "task_id")
+        is_kept = identifier in TEST_IDS if role == "eval" else identifier >= TEST_IDS.stop
         return None if is_kept else "of another split by their task_id"
 
     def example(self, row: Row) -> Example:
         """One function, which both the reference solution defines and the tests call."""
         solution = text_in(row, "code")
-        tests: list[str] = list(row["test_list"] or ())
+        tests = texts_in(row, "test_list")
         functions = defined_names(solution) & {name for test in tests for name in read_names(test)}
         if len(functions) != 1:
             raise ValueError(
@@ -56,7 +57,7 @@ class MBPPTask(CodeTask):
             solution,
             function=functions.pop(),
             tests=tests,
-            test_setup="\n".join(row["test_imports"] or ()),
+            test_setup="\n".join(texts_in(row, "test_imports")),
             shot=SHOT,
             identifier=row["task_id"],
         )

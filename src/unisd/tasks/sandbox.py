@@ -45,17 +45,25 @@ class SandboxJob:
     setup: str = ""
     timeout: float = 10.0
     memory_mib: int = 512
+    given_code: str = ""
 
 
 def run_tests(
-    code: str, tests: Sequence[str] | str, *, setup: str = "", timeout: float = 10.0, memory_mib: int = 512
+    code: str,
+    tests: Sequence[str] | str,
+    *,
+    setup: str = "",
+    timeout: float = 10.0,
+    memory_mib: int = 512,
+    given_code: str = "",
 ) -> SandboxResult:
     """Run `code`, then the statements `tests` on what it defines. May be called from several threads at once.
 
     `setup` (imports, helpers of the tests) runs beside the tests and not beside the code; what it defines stands before
     what the code defines, except functions with nothing but a docstring, which the code is to supply. `timeout` is
-    wall-clock seconds for everything, `memory_mib` the address space of each process. Raises ValueError if the tests
-    themselves do not run, or on a platform where the code cannot be confined.
+    wall-clock seconds for everything, `memory_mib` the address space of each process. `given_code` (imports, helpers of
+    the code) runs before the code in the same module. Raises ValueError if the tests themselves do not run, or on a
+    platform where the code cannot be confined.
     """
     statements = [tests] if isinstance(tests, str) else list(tests)
     if not any(statement.strip() for statement in statements):
@@ -66,7 +74,9 @@ def run_tests(
         raise ValueError(f"sandbox: memory_mib must be at least {SMALLEST_MEMORY_MIB}, got {memory_mib}.")
     _check_platform()
     start = time.monotonic()
-    verdict = _supervise([{"timeout": timeout, "memory_mib": memory_mib}, code, setup, statements], timeout)
+    verdict = _supervise(
+        [{"timeout": timeout, "memory_mib": memory_mib}, [given_code, code], setup, statements], timeout
+    )
     if "unavailable" in verdict:
         raise ValueError(_unavailable(verdict["unavailable"]))
     if "fault" in verdict:
@@ -78,7 +88,7 @@ def run_many(jobs: Iterable[SandboxJob], *, workers: int) -> list[SandboxResult]
     """The results in the order of the jobs, `workers` at a time; more than the machine has cores leads to timeouts."""
 
     def run(job: SandboxJob) -> SandboxResult:
-        return run_tests(job.code, job.tests, setup=job.setup, timeout=job.timeout, memory_mib=job.memory_mib)
+        return run_tests(**vars(job))
 
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(run, jobs))

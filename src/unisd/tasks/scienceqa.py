@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from unisd.tasks.benchmark import Role, Row, text_in
+from unisd.tasks.benchmark import Role, Row, integer_in, text_in, texts_in
 from unisd.tasks.choice import ChoiceTask, choice_example
 from unisd.tasks.source import DataSource
 from unisd.types import Example
@@ -27,9 +27,7 @@ class ScienceQATask(ChoiceTask):
 
     def example(self, row: Row) -> Example:
         """The hint, which holds what a question is about, stands before the question."""
-        answer = row["answer"]
-        if isinstance(answer, bool) or not isinstance(answer, int):
-            raise ValueError(f"answer: must be the number of a choice, counted from 0, got {answer!r}.")
         fields = {name: row[name] for name in FIELDS if name in row}
         context = (row.get("hint") or "").strip()
-        return choice_example(text_in(row, "question"), list(row["choices"]), answer, context=context, fields=fields)
+        options, right = texts_in(row, "choices"), integer_in(row, "answer")
+        return choice_example(text_in(row, "question"), options, right, context=context, fields=fields)

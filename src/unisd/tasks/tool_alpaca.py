@@ -98,6 +98,8 @@ def gold_calls(row: Row) -> list[ToolCall]:
     """The calls of `golden_answer` (a list of `Action` and `Action_Input`), or those written in `golden_response`."""
     answer = row.get("golden_answer")
     if answer:
+        if not isinstance(answer, list) or not all(isinstance(call, Mapping) for call in answer):
+            raise ValueError(f"golden_answer: must be a list of calls, got {answer!r}. Correct the row, or remove it.")
         return [_gold_call(call) for call in answer]
     response = row.get("golden_response")
     text = "\n".join(response) if isinstance(response, list) else response

@@ -21,8 +21,9 @@ from unisd.config.dump import config_hash
 from unisd.config.load import load_config
 from unisd.config.schema import RunConfig
 from unisd.demo import DemoModel, smollm2
-from unisd.probe import ProbedView, ProbeResult, aligned, answer_view, last_turn, one_line, probe
+from unisd.probe import ProbedView, ProbeResult, aligned, answer_view, one_line, probe
 from unisd.tasks.accuracy import TaskResult
+from unisd.tasks.task import last_turn
 from unisd.trainer import SelfDistillTrainer
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
@@ -208,7 +209,7 @@ def results_text(before: ProbeResult, after: ProbedView) -> str:
     for index, example in enumerate(before.examples[:3]):
         views = (("before", before.student), ("after", after))
         lines = [(f"  {name}", one_line(view.texts[index])) for name, view in views]
-        blocks.append(f"{last_turn(example)}\n{aligned([*lines, ('  answer', str(example.answer))])}")
+        blocks.append(f"{last_turn(example.prompt)}\n{aligned([*lines, ('  answer', str(example.answer))])}")
     return "\n\n".join(["\n".join([aligned(rows), paired]), BASELINE, *blocks])
 
 

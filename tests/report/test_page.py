@@ -87,7 +87,9 @@ def test_a_study_shows_intervals_what_is_missing_and_how_many_seeds(study_page):
         "contrastive (1 of 1 seeds)",
         "Training prompts show what was fitted, not what was learned.",
         "sdft (3 seeds)",
+        "Held-out prompts are the first that some rows answer right and others wrong, chosen afterwards.",
         "toy, held-out prompt item-0",
+        "what is asked in item-0",
     ):
         assert text in study_page.text, text
 
@@ -188,7 +190,7 @@ def test_folders_that_hold_nothing_to_report_are_refused(tmp_path, capsys):
 def test_a_missing_matplotlib_is_named_with_its_remedy_and_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     folder = write_run(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"pip install 'unisd\[report\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[report\]'"):
         write_report(folder)
     assert not (folder / "report.html").exists()
 

@@ -28,7 +28,18 @@ GENERATION = Generation(20, 8, 1.0, 100, 100, {}, {}, {}, 0, None, None, None, N
 def results(correct: Sequence[int], **changes: Any) -> Results:
     """Of a task `toy`, whose items are right where `correct` says 1."""
     items = tuple(
-        Item(f"item-{index}", bool(right), True, 3 + index, False, "text", "", None, None)
+        Item(
+            f"item-{index}",
+            bool(right),
+            True,
+            3 + index,
+            False,
+            "text",
+            "",
+            None,
+            None,
+            f"what is asked in item-{index}",
+        )
         for index, right in enumerate(correct)
     )
     measured = TaskMeasurement(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from tests.trainer.build import build, logged, rows, rows_in_contexts
 from unisd.objective import Agreement, Contrastive, CrossEntropy, DivergenceClip
 from unisd.objective.divergence import Divergence
 from unisd.rollout.collate import collate, local_counts
 from unisd.token_maps.keep import row_of
-from unisd.token_maps.measure import token_maps
+from unisd.token_maps.measure import _token_text, token_maps
 from unisd.trainer import SelfDistillTrainer
 from unisd.types import Completion, Example, Need, TokenLoss, TokenScores, Transform
 
@@ -72,7 +75,43 @@ def test_the_likeliest_tokens_are_those_of_the_models_own_logits(trainer):
         assert [[share for _, share in top] for top in tops] == [
             pytest.approx(shares, rel=1e-4) for shares in expected.values.tolist()
         ]
-        assert [top[0][0] for top in tops] == [trainer.processing_class.decode([one]) for one in expected.indices[:, 0]]
+        best = expected.indices[:, 0].tolist()
+        assert [top[0][0] for top in tops] == [_token_text(trainer.processing_class, one) for one in best]
+
+
+def test_a_model_that_has_diverged_has_no_likeliest_tokens_and_can_be_kept(tmp_path):
+    keywords = {"components": [CrossEntropy()], "objective": Divergence("none")}
+    sft = build(tmp_path, keywords=keywords, backend="dataset")
+    for parameter in sft.model.parameters():
+        parameter.data.fill_(float("nan"))
+    (found,) = token_maps(sft, [row_of(sft, rows(1)[0], "red")])
+    assert found.student_top == ((),) * len(found.tokens)
+    assert set(found.measure("student_logp").values) == {None}
+    json.dumps(asdict(found), allow_nan=False)
+
+
+def test_a_given_completion_is_measured_whole(trainer):
+    text = "a long answer " * 20
+    row = row_of(trainer, rows_in_contexts(1)[0], text)
+    assert len(row.completion.ids) > trainer.args.max_completion_length
+    (found,) = token_maps(trainer, [row])
+    assert "".join(found.tokens) == f"{text}<|im_end|>"
+    assert found.num_left_out == 0
+
+
+def test_bytes_of_a_character_are_told_apart(trainer):
+    (found,) = token_maps(trainer, [row_of(trainer, rows_in_contexts(1)[0], "caf\u00e9 \u732b")])
+    assert "\ufffd" not in "".join(found.tokens)
+    assert "".join(found.tokens) == "caf\\xc3\\xa9 \\xe7\\x8c\\xab<|im_end|>"
+
+
+def test_a_space_that_the_decoder_drops_is_shown():
+    words = Tokenizer(models.WordLevel({"\u2581the": 0, "the": 1, "<0xE7>": 2, "?": 3}, unk_token="?"))
+    words.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    assert [_token_text(tokenizer, token) for token in range(3)] == [" the", "the", "\\xe7"]
 
 
 def test_only_what_the_run_computes_gives_a_measure(tmp_path):

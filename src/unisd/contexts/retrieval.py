@@ -30,7 +30,7 @@ def available_retriever(retriever: str) -> str:
         needed = "bm25s" if retriever == LEXICAL else "sentence-transformers (or bm25s, which compares words)"
         raise ValueError(
             f"contexts.auxiliary.select: retrieval with retriever: {retriever} needs the package {needed}, which is "
-            "not installed. pip install 'unisd[retrieval]', or set select: random."
+            "not installed. pip install -e '.[retrieval]', or set select: random."
         )
     return LEXICAL
 

@@ -24,7 +24,7 @@ def check_harness(names: Sequence[str]) -> None:
     try:
         known = _manager().all_tasks
     except ImportError as error:
-        raise ValueError(f"lm-eval is needed and cannot be imported ({error}). pip install 'unisd[eval]'") from error
+        raise ValueError(f"lm-eval is needed and cannot be imported ({error}). pip install -e '.[eval]'") from error
     for name in names:
         if name not in known:
             raise ValueError(f"lm-eval has no task {name!r}.{suggestion(name, known)} `lm_eval ls tasks` lists all.")

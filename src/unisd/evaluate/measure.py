@@ -26,7 +26,7 @@ from unisd.rollout.hf import HFRollout
 from unisd.rollout.seeds import purpose_seed
 from unisd.stats import wilson
 from unisd.tasks.local import LocalTask
-from unisd.tasks.task import Grade, Task
+from unisd.tasks.task import Grade, Task, last_turn
 from unisd.types import Completion, Example, Prompt
 
 PRIVILEGED = "privileged"
@@ -76,9 +76,10 @@ class TaskMeter:
                 note=grade.note,
                 teacher_correct=verdict,
                 num_correct_samples=num_correct,
+                request=last_turn(example.prompt),
             )
-            for key, grade, completion, text, verdict, num_correct in zip(
-                item_ids(examples), grades, completions, texts, teacher, samples, strict=True
+            for key, example, grade, completion, text, verdict, num_correct in zip(
+                item_ids(examples), examples, grades, completions, texts, teacher, samples, strict=True
             )
         )
         return MeasuredTask(

@@ -45,6 +45,8 @@ class Item:
     """The greedy answer under the privileged view; null where it was not asked for."""
     num_correct_samples: int | None
     """Of `generation.num_samples` sampled answers; null without sampling."""
+    request: str = ""
+    """What was asked: the last turn of the prompt; empty in files from before it was kept."""
 
 
 @dataclass(frozen=True)

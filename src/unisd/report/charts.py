@@ -21,8 +21,8 @@ Points = Mapping[float, float]
 
 MAX_POINTS = 80
 """Of a line; longer ones are averaged, because a screen shows no more."""
-LINES_PER_CHART = len(SERIES["light"]) - 1
-"""Curves that can be told apart."""
+LINES_PER_CHART = len(SERIES["light"])
+"""Curves that can be told apart, by colour and by dash."""
 
 # Colours that nothing else uses; the page's own replace them.
 _INK, _FAINT = "#010203", "#040506"
@@ -49,7 +49,8 @@ _STYLE: dict[str, Any] = {
     "ytick.labelcolor": _INK,
     "font.size": 10,
 }
-_DASHES = ("-", "--", ":")
+_DASHES = ("-", "--", ":", "-.")
+_MARKS = "os^DvPX<*>"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise ValueError(
-            "unisd report draws its charts with matplotlib, which is not installed. pip install 'unisd[report]'"
+            "unisd report draws its charts with matplotlib, which is not installed. pip install -e '.[report]'"
         ) from None
 
 
@@ -108,7 +109,7 @@ def curves(title: str, lines: Sequence[Curve], *, is_percent: bool = False) -> C
 
     def draw(figure: Figure, axes: Any) -> None:
         for number, curve in enumerate(lines):
-            _draw_curve(axes, curve, _LINES[number % LINES_PER_CHART], _DASHES[number % len(_DASHES)])
+            _draw_curve(axes, curve, _LINES[number], _DASHES[number])
         axes.set_xlabel("optimizer step")
         axes.xaxis.get_major_locator().set_params(integer=True)
         if is_percent:
@@ -125,7 +126,7 @@ def _draw_curve(axes: Any, curve: Curve, colour: str, dash: str) -> None:
         return
     if len(seeds) > 1:
         for points in seeds:
-            axes.plot(list(points), list(points.values()), color=colour, linewidth=0.8, alpha=0.45)
+            axes.plot(list(points), list(points.values()), dash, color=colour, linewidth=0.8, alpha=0.45)
     mean = mean_of(seeds)
     label = f"{curve.name} ({len(seeds)} seeds)" if len(seeds) > 1 else curve.name
     style: dict[str, Any] = {"linewidth": 2.2, "marker": "o" if len(mean) < 12 else None, "markersize": 3.5}
@@ -160,18 +161,20 @@ def intervals(title: str, bars: Sequence[Bar], *, unit: str, zero: bool = False)
 
 
 def plane(title: str, dots: Sequence[Dot], *, x_unit: str, y_unit: str) -> Chart:
-    """A named dot per recipe; the upright axis begins at 0."""
+    """A mark per recipe, named in a legend: names beside marks would lie on each other where recipes are alike."""
 
-    def draw(_: Figure, axes: Any) -> None:
-        for dot in dots:
-            axes.plot([dot.x], [dot.y], "o", color=_LINES[0], markersize=6)
-            axes.annotate(dot.name, (dot.x, dot.y), xytext=(6, 4), textcoords="offset points", fontsize=8)
+    def draw(figure: Figure, axes: Any) -> None:
+        for number, dot in enumerate(sorted(dots, key=lambda dot: -dot.y)):
+            is_open = number // len(_MARKS) % 2 == 1
+            style: dict[str, Any] = {"markersize": 7, "markerfacecolor": "none" if is_open else None}
+            colour = _LINES[number % LINES_PER_CHART]
+            axes.plot([dot.x], [dot.y], _MARKS[number % len(_MARKS)], color=colour, label=dot.name, **style)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+        axes.margins(x=0.12, y=0.15)
         axes.set_xlabel(x_unit)
         axes.set_ylabel(y_unit)
-        axes.margins(x=0.25, y=0.15)
-        axes.set_ylim(bottom=0)
 
-    return _svg(title, 4.2, 3.0, draw)
+    return _svg(title, 4.6, max(3.0, 0.9 + 0.2 * len(dots)), draw)
 
 
 def mean_of(seeds: Sequence[Points]) -> dict[float, float]:

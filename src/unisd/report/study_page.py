@@ -45,7 +45,11 @@ def study_page(study: StudyRecord, *, max_tokens: int) -> Page:
         if run.examples
         for example in run.examples.examples[:1]
     ]
-    note = "Of every recipe the first seed. " + (source_note([one for _, one in kept]) if kept else "")
+    notes = ["Of every recipe the first seed."]
+    if held_out:
+        notes.append("Held-out prompts are the first that some rows answer right and others wrong, chosen afterwards.")
+    if kept:
+        notes.append(f"Then an example kept by each recipe. {source_note([one for _, one in kept])}")
     rows = [row for row in table.rows if row.task == table.tasks[0]] if table.tasks else []
     return Page(
         title=study.name,
@@ -56,7 +60,7 @@ def study_page(study: StudyRecord, *, max_tokens: int) -> Page:
         signs=[_with_seeds(row, one.sentence, one.num_seeds) for row in rows for one in row.signs],
         curves=curve_charts(groups),
         questions=[*held_out, *trained],
-        questions_note=note,
+        questions_note=" ".join(notes),
         maps=maps.maps,
         maps_legend=maps.legend,
         maps_note=maps.note,
@@ -183,7 +187,7 @@ def _held_out_questions(study: StudyRecord, runs: Sequence[RunRecord]) -> list[Q
     return [
         Question(
             f"{task}, held-out prompt {key}",
-            "",
+            cut(next((items[key].request for _, items in by_id if items[key].request), "")),
             "",
             "",
             [

@@ -62,13 +62,13 @@ def numeric(completion: str, answer: Any) -> Grade:
     Without any number the completion is not well formed. An answer holds one number and no further digit, after the
     last `####` where it has one, as in GSM8K.
     """
-    told = _NUMBER.split(str(answer).rpartition("####")[2])
-    if len(told) != 2 or re.search(r"\d", "".join(told)) or isinstance(answer, bool):
+    written = str(answer).rpartition("####")[2]
+    expected, others = _last_number(written), _NUMBER.split(written)
+    if expected is None or len(others) != 2 or re.search(r"\d", "".join(others)) or isinstance(answer, bool):
         raise ValueError(
             f"grader numeric: the answer {answer!r} must hold one number, such as 0.5 for 1/2. "
             "Correct the `answer` column."
         )
-    expected = _last_number(str(answer))
     given = _last_number(completion)
     if given is None:
         return Grade(False, is_well_formed=False, note="no number")

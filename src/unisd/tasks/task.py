@@ -54,6 +54,11 @@ def visible_part(completion: str) -> str:
     return completion.rpartition("</think>")[2].partition("<think>")[0]
 
 
+def last_turn(prompt: Prompt) -> str:
+    """What was asked: the text of the last turn."""
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+
+
 def ask_for_wrong_answer(prompt: Prompt, instruction: str) -> Prompt:
     """The prompt with `instruction` at the end of the last turn."""
     if isinstance(prompt, str):

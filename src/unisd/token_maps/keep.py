@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from unisd.contexts.template import render_views
 from unisd.objects import task_of
 from unisd.rollout.collate import Row
 from unisd.rollout.dataset import dataset_completion
-from unisd.tasks.task import Task
+from unisd.tasks.task import Task, last_turn
 from unisd.token_maps.measure import token_maps
 from unisd.token_maps.record import SCHEMA_VERSION, Answer, KeptExample, KeptExamples
 from unisd.trainer import SelfDistillTrainer
@@ -41,10 +42,8 @@ def row_of(trainer: SelfDistillTrainer, example: Example, completion: str | Comp
         (completion,) = trainer.generate([views["prompt"]], seed=options.seed, greedy=True)
     elif isinstance(completion, str):
         eos: Any = tokenizer.eos_token_id
-        length = options.max_completion_length
-        completion = dataset_completion(
-            replace(example, completion=completion), tokenizer, end_of_sequence=eos, max_length=length
-        )
+        given = replace(example, completion=completion)
+        completion = dataset_completion(given, tokenizer, end_of_sequence=eos, max_length=sys.maxsize)
     if not completion.ids:
         raise ValueError("The completion has no tokens, so there is nothing to measure. Give a longer one.")
     return Row(example, views, completion)
@@ -88,7 +87,7 @@ class ExampleKeeper:
             coefficients={name: one.coefficient for name, one in trainer.components.items() if isinstance(one, Loss)},
             examples=tuple(
                 KeptExample(
-                    request=_last_turn(row.example),
+                    request=last_turn(row.example.prompt),
                     prompt=str(tokenizer.decode(row.views["prompt"])),
                     privileged=str(tokenizer.decode(row.views["privileged"])) if "privileged" in row.views else None,
                     before=old,
@@ -114,10 +113,6 @@ def _answers(
         grade = None if task is None else task.grade(example, text)
         answers.append(Answer(text, None) if grade is None else Answer(text, grade.correct, grade.note))
     return answers, rows
-
-
-def _last_turn(example: Example) -> str:
-    return example.prompt if isinstance(example.prompt, str) else example.prompt[-1]["content"]
 
 
 def _tokenizer(trainer: SelfDistillTrainer) -> PreTrainedTokenizerBase:

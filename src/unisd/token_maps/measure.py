@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from unisd.mean_weight import with_mean_weight
 from unisd.modes import evaluation_mode
@@ -149,8 +151,26 @@ def _candidates(
             for top in tops
             for ids, probabilities in zip(top.indices.tolist(), top.values.tolist(), strict=True)
         ]
-        found.append([tuple((str(tokenizer.decode([token])), share) for token, share in pair) for pair in pairs])
+        # A model that has diverged has no likeliest tokens.
+        found.append(
+            [
+                tuple((_token_text(tokenizer, token), share) for token, share in pair if math.isfinite(share))
+                for pair in pairs
+            ]
+        )
     return found
+
+
+def _token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """The token by itself: bytes that are a part of a character as `\\xe7`, and the space that some decoders drop."""
+    text = str(tokenizer.decode([token]))
+    piece = str(tokenizer.convert_ids_to_tokens(token))
+    if "\ufffd" in text:
+        fallback = re.fullmatch("<0x([0-9A-F]{2})>", piece)
+        byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
+        parts = bytes.fromhex(fallback[1]) if fallback else bytes(byte_of[one] for one in piece if one in byte_of)
+        return parts.decode("utf-8", "backslashreplace") or text
+    return f" {text}" if piece.startswith("\u2581") and not text.startswith(" ") else text
 
 
 def _map_of(
@@ -166,7 +186,7 @@ def _map_of(
     ids = row.completion.ids[:max_tokens]
     student, teacher = (tuple(each[index]) if each else () for each in tops)
     return TokenMap(
-        tokens=tuple(str(tokenizer.decode([token])) for token in ids),
+        tokens=tuple(_token_text(tokenizer, token) for token in ids),
         is_counted=tuple(batch.mask[index, : len(ids)].tolist()),
         measures=tuple(
             Measure(name, _kind(name, values), _finite(values[index, : len(ids)])) for name, values in measures.items()

@@ -36,13 +36,13 @@ class TokenMap:
     """One completion, token by token."""
 
     tokens: tuple[str, ...]
-    """Decoded one at a time."""
+    """Decoded one at a time; bytes that are a part of a character as `\\xe7`."""
     is_counted: tuple[bool, ...]
     """Whether the loss reads the token."""
     measures: tuple[Measure, ...]
     """Only what the components of the run compute."""
     student_top: tuple[tuple[Candidate, ...], ...]
-    """By token: the likeliest ones under the student, best first."""
+    """By token: the likeliest ones under the student, best first; none where its logits are not finite."""
     teacher_top: tuple[tuple[Candidate, ...], ...]
     """The same under the teacher's privileged view; empty without a teacher."""
     num_left_out: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,16 @@ def test_styles_of_demonstration_stand_side_by_side(config_of):
     # One byte is one token: the prompt again, the context, and the marks of two turns.
     assert len(configured.prompts[0]) > len(once.prompts[0]) > len(measured.student.prompts[0])
     assert len(measured.examples) == len(once.texts) == 3
+
+
+def test_a_style_that_does_not_fit_is_named_and_not_measured(config_of, caplog):
+    config = config_of(rows_with([""] * 4))
+    config = replace(config, contexts=replace(config.contexts, privileged=STYLES["once"]))
+    longest = max(len(prompt) for prompt in probe(config).teachers[0].prompts)
+    config = replace(config, data=replace(config.data, max_teacher_prompt_length=longest))
+    measured = probe(config, styles=STYLES)
+    assert [one.name for one in measured.teachers] == ["teacher (privileged)", "teacher (once)"]
+    assert "teacher (twice): not measured, as it does not fit. The view 'privileged' has" in caplog.text
 
 
 def test_the_report_shows_lengths_and_completions_of_both(config_of):

@@ -83,8 +83,8 @@ class StepCallback(TrainerCallback):
         """`state.global_step` already counts the step that just ended."""
         self._teacher.update(model, state.global_step)
         self._clock.end_step()
-        # A log there, whatever `logging_steps` says, so that dead knobs come to light early.
-        control.should_log |= state.global_step == CHECK_STEP
+        # A log there, whatever `logging_steps` says, so that dead knobs come to light early, and no step is left out.
+        control.should_log |= state.global_step in (CHECK_STEP, state.max_steps)
 
 
 class DiagnosticsCallback(TrainerCallback):

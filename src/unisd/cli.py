@@ -173,6 +173,8 @@ def _eval(arguments: argparse.Namespace) -> None:
     for name, given in (("--limit", arguments.limit), ("--samples", arguments.samples or None)):
         if given is not None and given < 1:
             raise ConfigError(f"{name} must be at least 1, got {given}.")
+    if arguments.temperature is not None and not arguments.samples:
+        raise ConfigError("--temperature is that of the samples; without --samples N nothing is sampled.")
     base = arguments.retention
     if isinstance(base, str) and "=" in base and not Path(base).exists():
         raise ConfigError(f"--retention takes a model, got {base!r}. Write overrides before --retention.")

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from unisd.config.schema import RunConfig
 from unisd.contexts.demonstration import Demonstration, build_views
-from unisd.contexts.template import fit_examples, render_views
+from unisd.contexts.template import PromptOverflow, fit_examples, render_views
 from unisd.loading import check_vocabulary
 from unisd.modes import evaluation_mode
 from unisd.objective.divergence import Divergence
@@ -225,18 +225,27 @@ def probe(
     names = [name for name, number in present.items() if number == len(rendered)]
     for name in set(present) - set(names):
         logger.warning("%s: only %d of %d rows have this view: not measured.", name, present[name], len(rendered))
+    shown_styles: dict[str, list[list[int]]] = {}
+    for style, demonstration in (styles or {}).items():
+        styled = partial(build_views, demonstration=demonstration)
+        try:
+            shown_styles[style] = [
+                render_views(example, tokenizer, options, styled)["privileged"] for example in examples
+            ]
+        except PromptOverflow as overflow:
+            logger.warning("teacher (%s): not measured, as it does not fit. %s", style, overflow)
     model = model_of(config).to(options.device)  # pyright: ignore[reportArgumentType]
     check_vocabulary(model, tokenizer)
     answer = partial(answer_view, model, tokenizer, task, examples, options=options)
     student = answer([views["prompt"] for views in rendered], name="student")
     teachers = [answer([views[name] for views in rendered], name=f"teacher ({name})") for name in names]
-    for style, demonstration in (styles or {}).items():
-        if demonstration == config.contexts.privileged:
-            teachers.append(replace(teachers[0], name=f"teacher ({style})"))
-            continue
-        styled = partial(build_views, demonstration=demonstration)
-        shown = [render_views(example, tokenizer, options, styled)["privileged"] for example in examples]
-        teachers.append(answer(shown, name=f"teacher ({style})"))
+    for style, shown in shown_styles.items():
+        is_configured = shown == teachers[0].prompts
+        teachers.append(
+            replace(teachers[0], name=f"teacher ({style})")
+            if is_configured
+            else answer(shown, name=f"teacher ({style})")
+        )
     rows = [Row(*parts) for parts in zip(examples, rendered, student.completions, strict=True)]
     return ProbeResult(
         task=task,

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.evaluate.scene import KeyTask, options_in
-from unisd.evaluate.harness import check_harness, finite_numbers, harness_results
+from unisd.evaluate.harness import _manager, check_harness, finite_numbers, harness_results
 from unisd.evaluate.run import evaluate
 from unisd.tasks.cmd import CmdTask
 
@@ -49,8 +49,18 @@ def test_a_task_that_lm_eval_does_not_have_is_refused():
         check_harness(["arc_esy"])
 
 
+@needs_lm_eval
+def test_a_task_whose_data_cannot_be_had_is_refused_before_anything_is_computed(tiny_tokenizer, tmp_path, monkeypatch):
+    def unreachable(names):
+        raise ConnectionError("Couldn't reach 'allenai/ai2_arc' on the Hub")
+
+    monkeypatch.setattr(_manager(), "load", unreachable)
+    with pytest.raises(ValueError, match=r"cannot load arc_easy \(ConnectionError: Couldn't reach 'allenai/ai2_arc'"):
+        evaluate(None, tiny_tokenizer, [KeyTask()], options=options_in(tmp_path), harness=["arc_easy"])
+
+
 @pytest.mark.skipif(IS_INSTALLED, reason="lm-eval is installed")
 def test_without_lm_eval_the_extra_is_named_before_anything_is_computed(tiny_tokenizer, tmp_path):
-    with pytest.raises(ValueError, match=r"pip install 'unisd\[eval\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[eval\]'"):
         # No model: it is not looked at.
         evaluate(None, tiny_tokenizer, [KeyTask()], options=options_in(tmp_path), harness=["arc_easy"])

@@ -13,6 +13,7 @@ import torch
 from tests.evaluate.scene import QUESTIONS, KeyTask, options_in
 from tests.evaluate.test_likelihood import log_probs
 from unisd.contexts.demonstration import Demonstration, build_views
+from unisd.contexts.template import PromptOverflow
 from unisd.evaluate.measure import graded, item_ids
 from unisd.evaluate.results import Results, TeacherCeiling
 from unisd.evaluate.retention import BaseModel
@@ -150,6 +151,37 @@ def test_rows_over_the_prompt_budget_are_dropped_and_counted(tiny_model, tiny_to
     options = options_in(tmp_path, max_prompt_length=14, on_overflow="drop")
     task = evaluate(tiny_model(), tiny_tokenizer, [KeyTask()], options=options).tasks[0]
     assert (task.num_items, task.num_dropped) == (3, 1)
+
+
+@pytest.mark.parametrize("on_overflow", ["error", "drop", "truncate_privileged"])
+def test_a_privileged_view_over_budget_does_not_change_which_items_are_asked(
+    tiny_model, tiny_tokenizer, tmp_path, on_overflow
+):
+    free, tight = (options_in(tmp_path, max_teacher_prompt_length=n, on_overflow=on_overflow) for n in (2000, 3))
+    wanted, found = (evaluate(tiny_model(), tiny_tokenizer, [KeyTask()], options=one).tasks[0] for one in (free, tight))
+    assert found.items == wanted.items
+    assert (found.num_dropped, found.privileged_overlap) == (0, None)
+    if on_overflow == "drop":
+        shown = evaluate(tiny_model(), tiny_tokenizer, [KeyTask()], options=tight, with_teacher=True).tasks[0]
+        assert [item.teacher_correct for item in shown.items] == [None] * 4
+        assert shown.teacher is None
+    else:
+        with pytest.raises(PromptOverflow, match=r"row 0: The view 'privileged' has .* max_teacher_prompt_length is 3"):
+            evaluate(tiny_model(), tiny_tokenizer, [KeyTask()], options=tight, with_teacher=True)
+
+
+def test_what_was_asked_is_kept_with_the_answer(tiny_model, tiny_tokenizer, tmp_path):
+    task = evaluate(tiny_model(), tiny_tokenizer, [KeyTask()], options=options_in(tmp_path)).tasks[0]
+    assert [item.request for item in task.items] == list(QUESTIONS)
+
+
+def test_a_base_of_another_vocabulary_is_refused_before_anything_is_computed(tiny_model, tiny_tokenizer, tmp_path):
+    larger = tiny_model()
+    larger.resize_token_embeddings(320)
+    with pytest.raises(ValueError, match="--retention: other has 320 logits a token, the evaluated model has 259"):
+        evaluate(
+            tiny_model(), tiny_tokenizer, [KeyTask()], options=options_in(tmp_path), base=BaseModel("other", larger)
+        )
 
 
 def test_a_prompt_has_one_id_in_every_run_and_a_repeated_one_another():

@@ -16,7 +16,7 @@ from unisd.cli import main
 from unisd.config.load import load_config
 from unisd.evaluate.results import Results
 from unisd.evaluate.run import evaluate_checkpoint
-from unisd.evaluate.target import base_of, find_target, load_target
+from unisd.evaluate.target import base_of, find_target, load_target, moves_the_base
 from unisd.train import run
 
 SHORT = ["rollout.max_completion_length=4", "data.max_prompt_length=2000", "data.max_teacher_prompt_length=2000"]
@@ -120,6 +120,19 @@ def test_a_start_that_moves_the_base_is_compared_with_a_second_model(tmp_path, t
     assert base.config.model.name_or_path == str(tiny_checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("adapter", "expected"),
+    [
+        ({}, False),
+        ({"init_lora_weights": "eva", "bias": "none"}, False),
+        ({"init_lora_weights": "pissa_niter_4"}, True),
+        ({"init_lora_weights": True, "bias": "all"}, True),
+    ],
+)
+def test_what_an_adapter_leaves_as_it_was(adapter, expected):
+    assert moves_the_base(adapter) is expected
+
+
 def test_biases_that_were_trained_with_the_adapter_stay_when_it_is_off_so_there_is_a_second_model(
     tmp_path, tiny_model, tiny_tokenizer
 ):
@@ -140,6 +153,17 @@ def test_biases_that_were_trained_with_the_adapter_stay_when_it_is_off_so_there_
     base = base_of(target, True)
     assert base is not None
     torch.testing.assert_close(logits_of(load_target(base)[0]), initial)
+
+
+def test_a_named_base_is_loaded_as_the_model_it_is_compared_with(tiny_checkpoint, tmp_path):
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(document_of(tiny_checkpoint, tmp_path)))
+    target = find_target(str(tmp_path / "run.yaml"), ["model.dtype=bfloat16", "model.attn_implementation=eager"])
+    base = base_of(target, str(tiny_checkpoint))
+    assert base is not None
+    assert (base.config.model.dtype, base.config.model.attn_implementation) == ("bfloat16", "eager")
+    assert base.options.use_cpu is True
+    model, _ = load_target(base)
+    assert model.dtype == torch.bfloat16
 
 
 def test_everything_of_a_run_is_measured_against_its_base_and_the_same_twice(adapter_run, tmp_path):
@@ -231,12 +255,19 @@ def test_general_text_and_further_prompts_need_no_task(tmp_path, tiny_checkpoint
         (["{model}", "--task", "cmd", "--retention"], "which is not known here. Name it: --retention owner/name"),
         (["{model}", "--task", "cmd", "--retention", "no/such/model/here"], "no folder here"),
         (["{model}", "--task", "cmd", "--retention", "rollout.top_k=1"], "Write overrides before --retention"),
-        (["{half}", "--task", "local={rows}"], "data.eval.grader is missing"),
+        (["{half}", "--task", "local={rows}"], "nothing says how its answers are graded. Give data.eval.path="),
+        (
+            ["{model}", "data.eval=cmd", "--task", "local={rows}"],
+            "and data.eval=cmd both say which rows to evaluate on",
+        ),
+        (["{model}", "--task", "cmd", "--temperature", "0.5"], "without --samples N nothing is sampled"),
+        (["{model}", "--general-text", "{rows}", "--teacher"], "are of a task's prompts. Give --task as well"),
+        (["{model}", "--task", "cmd", "data.max_prompt_length=8"], "row 0: The view 'prompt' has"),
         (["{model}", "--task", "cmd", "--prompts", "none.jsonl"], "--prompts: none.jsonl: no such file"),
         (["{model}", "--task", "cmd", "--prompts", "{rows}"], "serve retention only"),
         (["{model}", "--task", "cmd", "--general-text", "none.txt"], "none.txt: cannot be read as UTF-8 text"),
         (["{model}", "--task", "cmd", "--samples", "2", "--temperature", "0"], "one answer, 2 times"),
-        (["{model}", "--task", "cmd", "--temperature", "hot"], "rollout.temperature must be a number, got 'hot'"),
+        (["{model}", "--task", "cmd", "--samples", "2", "--temperature", "hot"], "must be a number, got 'hot'"),
         (["{empty}", "--task", "cmd"], "a folder without config.json"),
         (["{stopped}"], "the run has left no model. Train to the end"),
         (["{broken}"], "adapter_config.json: cannot be read as JSON"),

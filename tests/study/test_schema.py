@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.study.studies import write_recipe, write_study
 from unisd.config.errors import ConfigError
@@ -112,6 +113,26 @@ def test_another_setting_or_other_data_is_another_run_and_another_folder_is_not(
     assert ids()[1:] != of_home[1:]
 
 
+def test_other_weights_or_another_template_in_the_same_place_make_other_runs(tmp_path, tiny_checkpoint):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, model)
+
+    def ids() -> set[str]:
+        return {run.id for run in grid(tmp_path, model)}
+
+    # Where the model lies does not count.
+    first = ids()
+    assert first == {run.id for run in grid(tmp_path, tiny_checkpoint)}
+    weights = load_file(model / "model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    second = ids()
+    (model / "generation_config.json").write_text("{}")
+    third = ids()
+    (model / "results.json").write_text("{}")
+    assert ids() == third
+    assert len(first | second | third) == 3 * len(first)
+
+
 @pytest.mark.parametrize(
     ("study", "message"),
     [
@@ -122,7 +143,12 @@ def test_another_setting_or_other_data_is_another_run_and_another_folder_is_not(
         ({"set": {"data.train": {"path": "none.jsonl"}}}, "plain: .*none.jsonl: no such file"),
         ({"set": {"eval.tasks": []}}, "plain: there is nothing to grade"),
         ({"set": {"training.optim": "adam"}}, "plain: .*training"),
-        ({"evaluation": {"general_text": "none.txt"}}, "general_text: 'none.txt' is no file"),
+        ({"evaluation": {"general_text": "none.txt"}}, "general_text: none.txt: cannot be read"),
+        ({"set": {"data.max_prompt_length": 8}}, "plain: row 0: The view 'prompt' has .* but max_prompt_length is 8"),
+        (
+            {"set": {"data.max_teacher_prompt_length": 8}, "evaluation": {"teacher": True}},
+            "evaluation.teacher: row 0: The view 'privileged' has .* but max_teacher_prompt_length is 8",
+        ),
     ],
 )
 def test_a_fault_in_any_run_comes_before_the_first_starts(tmp_path, tiny_checkpoint, study, message):

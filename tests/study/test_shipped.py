@@ -57,7 +57,9 @@ def grids(tmp_path: Path, data: Path, tiny_checkpoint: Path, monkeypatch: pytest
     Path("examples").symlink_to(ROOT / "examples")
 
     def build(path: Path) -> Grid:
-        overrides = [f"model.name_or_path={tiny_checkpoint}"]
+        # Its tokenizer makes several times as many tokens of a text.
+        lengths = ["data.max_prompt_length=2048", "data.max_teacher_prompt_length=4096"]
+        overrides = [f"model.name_or_path={tiny_checkpoint}", *lengths]
         if path.stem == "cos_e":
             overrides += [f"data.{role}={{task: cos_e, path: runs/data/rows.jsonl}}" for role in ("train", "eval")]
         return grid_of(load_study(path), path, overrides)

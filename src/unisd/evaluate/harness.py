@@ -20,7 +20,7 @@ from unisd.types import Example, Prompt
 
 
 def check_harness(names: Sequence[str]) -> None:
-    """Refuse what lm-eval does not have, or that lm-eval is not there; before anything is computed."""
+    """Refuse what lm-eval does not have or cannot load, or that lm-eval is not there; before anything is computed."""
     try:
         known = _manager().all_tasks
     except ImportError as error:
@@ -28,6 +28,14 @@ def check_harness(names: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             raise ValueError(f"lm-eval has no task {name!r}.{suggestion(name, known)} `lm_eval ls tasks` lists all.")
+    try:
+        _manager().load(list(names))
+    except Exception as error:
+        # Tasks fetch their data, and some run code of their own.
+        fault = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ValueError(
+            f"lm-eval cannot load {', '.join(names)} ({fault}). Check the connection and what the task needs."
+        ) from error
 
 
 @cache

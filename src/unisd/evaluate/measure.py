@@ -16,11 +16,19 @@ from transformers import PreTrainedTokenizerBase
 
 from unisd.args import SelfDistillConfig
 from unisd.contexts.demonstration import Demonstration, build_views
-from unisd.contexts.template import STUDENT_VIEW, fit_examples, render_views
+from unisd.contexts.template import (
+    STUDENT_VIEW,
+    PromptOverflow,
+    assert_same_generation_prompt,
+    fit_examples,
+    render_views,
+)
+from unisd.contexts.view_report import ViewReport
 from unisd.diagnostics import ngram_overlap
 from unisd.evaluate.likelihood import Sequences, perplexity
 from unisd.evaluate.pass_at_k import mean_pass_at_k
 from unisd.evaluate.results import CONFIDENCE, Item, TaskMeasurement, TeacherCeiling
+from unisd.options import PromptOptions
 from unisd.rollout.dataset import dataset_completion
 from unisd.rollout.hf import HFRollout
 from unisd.rollout.seeds import purpose_seed
@@ -32,6 +40,47 @@ from unisd.types import Completion, Example, Prompt
 PRIVILEGED = "privileged"
 MAX_GRADERS = 8
 """Completions graded at a time; a grader that runs code waits for a process most of the time."""
+
+
+def held_out_examples(
+    task: Task, limit: int | None, tokenizer: PreTrainedTokenizerBase, options: PromptOptions
+) -> tuple[list[Example], ViewReport]:
+    """The items of an evaluation. The student's view alone decides, so that recipes with other teachers have the same.
+
+    Raises `PromptOverflow` for a prompt over `max_prompt_length`, unless such rows are dropped.
+    """
+    return fit_examples(task.eval_examples(limit), tokenizer, options, lambda example: {STUDENT_VIEW: example.prompt})
+
+
+def held_out_views(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    options: PromptOptions,
+    demonstration: Demonstration,
+    *,
+    is_teacher_asked: bool,
+) -> list[dict[str, list[int]]]:
+    """Token ids of each item's prompt, and of its privileged view where it has one that fits.
+
+    Raises `PromptOverflow` for one that does not fit where the teacher is asked, unless such rows are dropped: its item
+    then stays, without the teacher's answer.
+    """
+
+    def built(example: Example) -> dict[str, Prompt]:
+        views = build_views(example, demonstration)
+        return {name: view for name, view in views.items() if name in (STUDENT_VIEW, PRIVILEGED)}
+
+    if is_teacher_asked:
+        assert_same_generation_prompt(tokenizer, built(examples[0]), options)
+    found = []
+    for index, example in enumerate(examples):
+        try:
+            found.append(render_views(example, tokenizer, options, built))
+        except PromptOverflow as overflow:
+            if is_teacher_asked and options.on_overflow != "drop":
+                raise PromptOverflow(f"row {index}: {overflow}", view=overflow.view) from overflow
+            found.append(render_views(example, tokenizer, options, lambda one: {STUDENT_VIEW: one.prompt}))
+    return found
 
 
 @dataclass(frozen=True)
@@ -56,9 +105,10 @@ class TaskMeter:
 
     def __call__(self, task: Task) -> MeasuredTask:
         """Every measurement of one task."""
-        rows = task.eval_examples(self.limit)
-        examples, report = fit_examples(rows, self.tokenizer, self.options, self._views)
-        views = [render_views(example, self.tokenizer, self.options, self._views) for example in examples]
+        examples, report = held_out_examples(task, self.limit, self.tokenizer, self.options)
+        views = held_out_views(
+            examples, self.tokenizer, self.options, self.demonstration, is_teacher_asked=self.with_teacher
+        )
         prompts = [view[STUDENT_VIEW] for view in views]
         completions = self._answers(prompts)
         texts = self._texts(completions)
@@ -91,10 +141,6 @@ class TaskMeter:
             ),
             Sequences(prompts, [completion.ids for completion in completions]),
         )
-
-    def _views(self, example: Example) -> dict[str, Prompt]:
-        views = build_views(example, self.demonstration)
-        return {name: view for name, view in views.items() if name in (STUDENT_VIEW, PRIVILEGED)}
 
     def _answers(self, prompts: Sequence[list[int]], *, seed: int = 0, greedy: bool = True) -> list[Completion]:
         return HFRollout(self.options)(self.model, self.tokenizer, prompts, seed=seed, greedy=greedy)

@@ -15,14 +15,15 @@ from unisd.contexts.demonstration import Demonstration
 from unisd.contexts.template import STUDENT_VIEW, fit_examples, render_views
 from unisd.evaluate.harness import check_harness, harness_results
 from unisd.evaluate.likelihood import WINDOW, Sequences, perplexity, read_text, text_windows
-from unisd.evaluate.measure import MeasuredTask, TaskMeter
+from unisd.evaluate.measure import MeasuredTask, TaskMeter, held_out_examples, held_out_views
 from unisd.evaluate.provenance import facts_of, git_hash, now, versions
 from unisd.evaluate.results import SCHEMA_VERSION, Generation, ModelFacts, Results, Retention, TextPerplexity
 from unisd.evaluate.retention import MAX_PROMPTS, BaseModel, prompt_drift
-from unisd.evaluate.target import Target, base_of, find_target, load_target
+from unisd.evaluate.target import Target, base_of, find_target, load_target, tokenizer_for
 from unisd.loading import check_vocabulary
 from unisd.objects import eval_tasks, task_of
 from unisd.rollout.hf import HFRollout
+from unisd.tasks.graders import GRADERS
 from unisd.tasks.local import LocalTask
 from unisd.tasks.rows import as_example
 from unisd.tasks.source import DataSource
@@ -59,6 +60,8 @@ def evaluate(
         check_harness(harness)
     text = None if general_text is None else read_text(general_text)
     check_vocabulary(model, tokenizer)
+    if base is not None:
+        _check_base(model, tokenizer, base)
     demonstration = demonstration or Demonstration()
     meter = TaskMeter(model, tokenizer, options, demonstration, limit, num_samples, with_teacher)
     measured = [meter(task) for task in tasks]
@@ -109,9 +112,13 @@ def evaluate_checkpoint(
             f"{given}: nothing says which task to evaluate. Give --task, such as --task cmd, or a configuration whose "
             "data.eval can be graded."
         )
+    if not chosen and (with_teacher or num_samples):
+        raise ValueError(f"{given}: the teacher's view and samples are of a task's prompts. Give --task as well.")
     # Everything that can be wrong with what was given comes before the weights.
+    tokenizer = tokenizer_for(target)
     for task in chosen:
-        task.eval_examples(1)
+        examples, _ = held_out_examples(task, limit, tokenizer, target.options)
+        held_out_views(examples, tokenizer, target.options, config.contexts.privileged, is_teacher_asked=with_teacher)
     base_target = None if retention is None else base_of(target, retention)
     _check(chosen, target.options, num_samples, is_compared=retention is not None, prompts=others)
     if general_text is not None:
@@ -171,10 +178,19 @@ def _task(target: Target, spec: str) -> Task:
         task = task_of(target.config, "eval")
         assert task is not None
         return task
+    rows = ("data.eval", *(f"data.eval.{field}" for field in ("path", "name", "split", "data_files", "task")))
+    other = next((one for one in target.overrides if one.partition("=")[0] in rows), None)
+    if path and other is not None:
+        raise ValueError(f"--task {spec} and {other} both say which rows to evaluate on. Give one of them.")
     source: Any = name
     if path and name == LocalTask.name:
         # Other rows than the run's own are graded as its own are.
         grader = own.grader if isinstance(own, DataSource) and own.task is None else None
+        if grader is None:
+            raise ValueError(
+                f"--task {spec}: nothing says how its answers are graded. Give data.eval.path={path} and "
+                f"data.eval.grader=NAME instead, where NAME is one of {', '.join(GRADERS)} or my_graders:grade."
+            )
         source = {"path": path, "grader": grader}
     elif path:
         source = {"task": name, "path": path}
@@ -194,7 +210,19 @@ def _base(target: Target, base: Target | None) -> BaseModel:
     if base is None:
         return BaseModel(f"{target.config.model.name_or_path} (adapter off)")
     model, _ = load_target(base)
-    return BaseModel(base.name, model)
+    return BaseModel(base.name, model.to(target.options.device))
+
+
+def _check_base(model: Any, tokenizer: PreTrainedTokenizerBase, base: BaseModel) -> None:
+    if base.model is None:
+        return
+    check_vocabulary(base.model, tokenizer)
+    mine, theirs = (one.config.get_text_config().vocab_size for one in (model, base.model))
+    if mine != theirs:
+        raise ValueError(
+            f"--retention: {base.name} has {theirs} logits a token, the evaluated model has {mine}, so their "
+            "distributions cannot be compared. Name a base of the same vocabulary."
+        )
 
 
 def _generation(options: SelfDistillConfig, demonstration: Demonstration, num_samples: int) -> Generation:
@@ -232,7 +260,6 @@ def _retention(
     meter: TaskMeter, base: BaseModel, measured: Sequence[MeasuredTask], prompts: Mapping[str, Sequence[Prompt]]
 ) -> Retention:
     model, tokenizer, options = meter.model, meter.tokenizer, meter.options
-    check_vocabulary(base.model or model, tokenizer)
     sets = {one.measurement.name: one.written for one in measured}
     for name, given in prompts.items():
         examples, _ = fit_examples([Example(prompt=prompt) for prompt in given], tokenizer, options, _student_view)

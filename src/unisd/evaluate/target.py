@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +22,10 @@ from unisd.objects import arguments_of, model_of, tokenizer_of
 
 ADAPTER_FILE = "adapter_config.json"
 """Makes a folder an adapter."""
-_MOVE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Starts of an adapter that change the weights under it, so that without it the model is not its base."""
+_PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
+"""Values of `init_lora_weights` that leave the weights under the adapter as they are; those of PiSSA do not."""
+_HOW_TO_LOAD = ("dtype", "attn_implementation", "trust_remote_code")
+"""Options of `model` that a base takes over from the model it is compared with."""
 _OF_TRAINING = ("output_dir", "seed", "use_cpu")
 """What an evaluation takes from `training`; the rest may ask for a machine that is not this one."""
 
@@ -90,6 +92,12 @@ def base_of(target: Target, given: str | Literal[True]) -> Target | None:
     """
     if given is not True:
         base = find_target(given)
+        if base.document.keys() == {"model"}:
+            # Loaded as the target is, so that what differs is the weights.
+            own = target.config
+            model = {**{name: getattr(own.model, name) for name in _HOW_TO_LOAD}, **base.document["model"]}
+            training = {name: value for name, value in own.training.items() if name == "use_cpu"}
+            base = replace(base, document={"model": model, "training": training})
         # Asked for now, so that a fault in it comes before any weights.
         assert base.config
         return base
@@ -98,23 +106,26 @@ def base_of(target: Target, given: str | Literal[True]) -> Target | None:
             f"{target.name}: retention compares with the model before training, which is not known here. "
             "Name it: --retention owner/name, or a folder."
         )
-    if target.adapter is not None and not _moves_the_base(Path(target.adapter)):
+    if target.adapter is not None and not moves_the_base(_adapter_facts(Path(target.adapter))):
         return None
     base = Target(str(target.base_document["model"]["name_or_path"]), target.base_document, target.overrides)
     assert base.config
     return base
 
 
+def tokenizer_for(target: Target) -> PreTrainedTokenizerBase:
+    """The tokenizer: an adapter's own, else the model's."""
+    if target.adapter is not None and (Path(target.adapter) / "tokenizer_config.json").is_file():
+        return load_tokenizer(target.adapter)
+    return tokenizer_of(target.config)
+
+
 def load_target(target: Target) -> tuple[Any, PreTrainedTokenizerBase]:
     """The model, in evaluation mode on its device, adapters beside their base and not merged; and the tokenizer."""
-    config = target.config
-    model: Any = model_of(config)
-    if target.adapter is None:
-        tokenizer = tokenizer_of(config)
-    else:
+    model: Any = model_of(target.config)
+    if target.adapter is not None:
         model = load_adapter(model, target.adapter)
-        has_own = (Path(target.adapter) / "tokenizer_config.json").is_file()
-        tokenizer = load_tokenizer(target.adapter) if has_own else tokenizer_of(config)
+    tokenizer = tokenizer_for(target)
     check_vocabulary(model, tokenizer)
     return model.to(target.options.device).eval(), tokenizer
 
@@ -145,12 +156,10 @@ def _base_name(folder: Path) -> str:
     return str(name)
 
 
-def _moves_the_base(folder: Path) -> bool:
-    facts = _adapter_facts(folder)
-    start = facts.get("init_lora_weights")
+def moves_the_base(adapter: Mapping[str, Any]) -> bool:
+    """Whether the model without this adapter (its PEFT options) may be another one than before training."""
     # Biases that were trained beside the adapter are the base's own, and stay when it is switched off.
-    has_biases = facts.get("bias", "none") != "none"
-    return has_biases or (isinstance(start, str) and start.lower().startswith(_MOVE_THE_BASE))
+    return adapter.get("bias", "none") != "none" or adapter.get("init_lora_weights", True) not in _PLAIN_STARTS
 
 
 def _checkpoint_hint(path: Path) -> str:

@@ -17,6 +17,8 @@ from unisd.config.dump import plain, resolved_yaml
 from unisd.config.errors import ConfigError, shown
 from unisd.config.load import config_of
 from unisd.config.schema import ContextsSection, RunConfig
+from unisd.evaluate.likelihood import read_text
+from unisd.evaluate.measure import held_out_examples, held_out_views
 from unisd.objective.divergence import Divergence
 from unisd.objects import eval_tasks, tokenizer_of, train_examples
 from unisd.planning import passes_of
@@ -26,6 +28,10 @@ from unisd.teacher import BaseTeacher
 
 TRAINING_FOLDER = "train"
 """Inside the folder of a run: what `unisd train` leaves there."""
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "chat_template*")
+"""Of a folder that holds a model."""
+_MODEL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES, "*.safetensors", "*model*.bin", "*.gguf")
+_NUM_BLOCKS, _BLOCK_BYTES = 256, 65_536
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def grid_of(study: Study, path: str | Path, overrides: Sequence[str] = ()) -> Gr
     with_teacher = [name for name, config in configs.items() if passes_of(config).has_teacher]
     base_config = configs[study.base or next(iter(with_teacher), study.variants[0].name)]
     _check_comparable(study, configs, base_config)
-    _check_loadable(configs, folder, study.evaluation)
+    _check_loadable(configs, base_config, folder, study.evaluation)
     evaluation = study.evaluation
     base = Run(f"{BASE}-{_hash(_before_training(base_config), evaluation)}", BASE, None, base_config, evaluation)
     num_rounds = max(len(study.seeds_of(variant)) for variant in study.variants)
@@ -123,13 +129,25 @@ def _hash(config: RunConfig, evaluation: Evaluation) -> str:
 
 
 def _model_identity(name_or_path: str) -> str:
-    """A hub id as it is; of a folder its configuration and the names and sizes of its files of weights."""
+    """A hub id as it is; of a folder the content of its configuration, its tokenizer and its weights."""
     folder = Path(name_or_path)
     if not folder.is_dir():
         return name_or_path
-    sizes = {file.name: file.stat().st_size for file in sorted(folder.glob("*.safetensors"))}
-    identity = json.dumps([_digest(folder / "config.json"), sizes])
-    return f"folder {hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    files = {file.name: _sampled_digest(file) for pattern in _MODEL_FILES for file in folder.glob(pattern)}
+    return f"folder {hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]}"
+
+
+def _sampled_digest(path: Path) -> str:
+    """Of a file's size and of blocks spread over it, which is all of a small one: trained weights differ everywhere."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for number in range(_NUM_BLOCKS):
+            file.seek(number * max(0, size - _BLOCK_BYTES) // (_NUM_BLOCKS - 1))
+            digest.update(file.read(_BLOCK_BYTES))
+            if size <= _BLOCK_BYTES:
+                break
+    return digest.hexdigest()
 
 
 def _digest(path: Path) -> str | None:
@@ -190,7 +208,8 @@ def _check_comparable(study: Study, configs: dict[str, RunConfig], base: RunConf
             raise ConfigError(f"{variant.name}: shares no seed with its baseline {baseline}, so nothing can be paired.")
 
 
-def _check_loadable(configs: dict[str, RunConfig], folder: Path, evaluation: Evaluation) -> None:
+def _check_loadable(configs: dict[str, RunConfig], base: RunConfig, folder: Path, evaluation: Evaluation) -> None:
+    tokenizer = tokenizer_of(base)
     checked: set[str] = set()
     for name, config in configs.items():
         # A folder that never exists: what is written there is the runs' business.
@@ -202,13 +221,20 @@ def _check_loadable(configs: dict[str, RunConfig], folder: Path, evaluation: Eva
         try:
             train_examples(config)
             for task in eval_tasks(config):
-                task.eval_examples(1)
+                held_out_examples(task, config.eval.limit, tokenizer, config.data)
         except ValueError as error:
             raise ConfigError(f"{name}: {error}") from error
-    tokenizer_of(next(iter(configs.values())))
-    text = evaluation.general_text
-    if text is not None and not Path(text).is_file():
-        raise ConfigError(f"evaluation.general_text: {text!r} is no file (working directory {Path.cwd()}).")
+    try:
+        for task in eval_tasks(base) if evaluation.teacher else ():
+            examples, _ = held_out_examples(task, base.eval.limit, tokenizer, base.data)
+            held_out_views(examples, tokenizer, base.data, base.contexts.privileged, is_teacher_asked=True)
+    except ValueError as error:
+        raise ConfigError(f"evaluation.teacher: {error}") from error
+    if evaluation.general_text is not None:
+        try:
+            read_text(evaluation.general_text)
+        except ValueError as error:
+            raise ConfigError(f"evaluation.general_text: {error}") from error
 
 
 def plan_text(study: Study, grid: Grid, states: dict[str, str]) -> str:

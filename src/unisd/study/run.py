@@ -17,9 +17,11 @@ from unisd.evaluate.provenance import facts_of
 from unisd.evaluate.results import RESULTS_FILE, Results
 from unisd.evaluate.retention import BaseModel
 from unisd.evaluate.run import evaluate, evaluate_checkpoint
+from unisd.evaluate.target import moves_the_base
 from unisd.objective.clip import default_components
 from unisd.objects import eval_tasks, model_of
 from unisd.scoring.plan import Plan
+from unisd.study.grid import TOKENIZER_FILES
 from unisd.study.record import TrainingRecord, mechanisms_of, median_seconds
 from unisd.study.schema import Evaluation
 from unisd.train import run as train
@@ -29,11 +31,6 @@ ORDER_FILE = "order.json"
 """What the process of a run is asked to do; beside it lies the configuration, `unisd.yaml`."""
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "checkpoint-*")
 """What is deleted from the training folder after the evaluation."""
-TOKENIZER = ("tokenizer*", "vocab*", "merges*", "special_tokens*", "added_tokens*", "chat_template*")
-"""What is deleted with the weights, and of no use without them."""
-
-_PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
-"""Values of `peft.init_lora_weights` under which the model without its adapter is the one before training."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ def _with_few_held_out(config: RunConfig) -> RunConfig:
 
 def _base(config: RunConfig, trainer: SelfDistillTrainer) -> BaseModel:
     name = config.model.name_or_path
-    if config.peft is not None and config.peft.get("init_lora_weights", True) in _PLAIN_STARTS:
+    if config.peft is not None and not moves_the_base(config.peft):
         return BaseModel(f"{name} (adapter off)")
     return BaseModel(name, model_of(config).to(trainer.args.device).eval())  # pyright: ignore[reportArgumentType]
 
@@ -147,7 +144,7 @@ def passes_per_step(plan: Plan, config: RunConfig) -> float:
 
 
 def delete_model(folder: Path) -> None:
-    """Weights, checkpoints and tokenizer of a training folder; its logs and configuration stay."""
-    for pattern in (*WEIGHTS, *TOKENIZER):
+    """Weights, checkpoints and the tokenizer, of no use without them, of a training folder; all else stays."""
+    for pattern in (*WEIGHTS, *TOKENIZER_FILES):
         for path in folder.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

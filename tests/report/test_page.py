@@ -22,6 +22,7 @@ from unisd.config import dump
 from unisd.report import read
 from unisd.report.charts import Bar, Curve, curves, intervals, mean_of
 from unisd.report.page import report_html, write_report
+from unisd.report.parts import curve_charts
 from unisd.report.template import clean
 from unisd.study.render import save_table
 from unisd.study.table import table_of
@@ -228,6 +229,16 @@ def test_charts_take_their_colours_from_the_page_and_keep_names_as_text():
         # Nothing of matplotlib's own colours is left: it would vanish on one of the pages.
         assert "#000000" not in svg
         assert "#ffffff" not in svg
+
+
+def test_no_curve_of_many_recipes_stands_alone_without_its_name(tmp_path):
+    run = read.read_folder(write_run(tmp_path / "run"))
+    assert isinstance(run, read.RunRecord)
+    charts = [chart for chart in curve_charts({f"recipe-{n}": [run] for n in range(9)}) if "Loss" in chart.title]
+    assert [chart.title for chart in charts] == [f"Loss ({n} of 3)" for n in (1, 2, 3)]
+    named = [re.findall(r"recipe-\d", chart.svg) for chart in charts]
+    assert [len(names) for names in named] == [3, 3, 3]
+    assert sorted(name for names in named for name in names) == [f"recipe-{n}" for n in range(9)]
 
 
 def test_the_charts_of_a_study_stand_alone_as_files(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -113,7 +114,10 @@ def curve_charts(groups: Mapping[str, Sequence[RunRecord]]) -> list[Chart]:
             for group, runs in groups.items()
             if (seeds := [_scaled(run.series(name), factor) for run in runs if len(run.series(name)) > 1])
         ]
-        blocks = [lines[start : start + LINES_PER_CHART] for start in range(0, len(lines), LINES_PER_CHART)]
+        num_charts = -(-len(lines) // LINES_PER_CHART)
+        # Alike in size, so that no curve stands alone and without its name.
+        bounds = [number * len(lines) // num_charts for number in range(num_charts + 1)] if lines else []
+        blocks = [lines[start:end] for start, end in pairwise(bounds)]
         for number, block in enumerate(blocks, start=1):
             part = f" ({number} of {len(blocks)})" if len(blocks) > 1 else ""
             drawn.append(curves(f"{title}{part}", block, is_percent=name in accuracies))

@@ -175,13 +175,15 @@ def test_what_was_asked_is_kept_with_the_answer(tiny_model, tiny_tokenizer, tmp_
     assert [item.request for item in task.items] == list(QUESTIONS)
 
 
-def test_a_base_of_another_vocabulary_is_refused_before_anything_is_computed(tiny_model, tiny_tokenizer, tmp_path):
-    larger = tiny_model()
-    larger.resize_token_embeddings(320)
-    with pytest.raises(ValueError, match="--retention: other has 320 logits a token, the evaluated model has 259"):
-        evaluate(
-            tiny_model(), tiny_tokenizer, [KeyTask()], options=options_in(tmp_path), base=BaseModel("other", larger)
-        )
+@pytest.mark.parametrize("size", [200, 320])
+def test_a_base_of_another_vocabulary_is_refused_before_anything_is_computed(
+    tiny_model, tiny_tokenizer, tmp_path, size
+):
+    other = tiny_model()
+    other.resize_token_embeddings(size)
+    base = BaseModel("other", other)
+    with pytest.raises(ValueError, match=f"--retention: other has {size} logits a token, the evaluated model has 259"):
+        evaluate(tiny_model(), tiny_tokenizer, [KeyTask()], options=options_in(tmp_path), base=base)
 
 
 def test_a_prompt_has_one_id_in_every_run_and_a_repeated_one_another():

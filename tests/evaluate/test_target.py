@@ -222,6 +222,11 @@ def test_own_rows_come_from_the_configuration_or_from_the_option(tmp_path, tiny_
     for tasks in ([], ["local"], [f"local={tmp_path / 'rows.jsonl'}"]):
         results = evaluate_checkpoint(str(tmp_path / "run.yaml"), tasks=tasks, limit=2)
         assert [(task.name, task.num_items) for task in results.tasks] == [("local", 2)]
+    # What is advised for rows without a grader.
+    advised = ["eval.tasks=null", f"data.eval={{path: {tmp_path / 'rows.jsonl'}, grader: contains}}"]
+    for given in (str(tiny_checkpoint), str(tmp_path / "run.yaml")):
+        results = evaluate_checkpoint(given, [*SHORT, *advised], limit=2)
+        assert [(task.name, task.num_items) for task in results.tasks] == [("local", 2)]
     question = {"id": "q", "question": "Where?", "choices": ["here", "there", "nowhere"], "answer": "there"}
     (tmp_path / "cos_e.jsonl").write_text(json.dumps({**question, "abstractive_explanation": "x"}) + "\n")
     results = evaluate_checkpoint(
@@ -255,7 +260,7 @@ def test_general_text_and_further_prompts_need_no_task(tmp_path, tiny_checkpoint
         (["{model}", "--task", "cmd", "--retention"], "which is not known here. Name it: --retention owner/name"),
         (["{model}", "--task", "cmd", "--retention", "no/such/model/here"], "no folder here"),
         (["{model}", "--task", "cmd", "--retention", "rollout.top_k=1"], "Write overrides before --retention"),
-        (["{half}", "--task", "local={rows}"], "nothing says how its answers are graded. Give data.eval.path="),
+        (["{half}", "--task", "local={rows}"], "nothing says how its answers are graded. Give eval.tasks=null and"),
         (
             ["{model}", "data.eval=cmd", "--task", "local={rows}"],
             "and data.eval=cmd both say which rows to evaluate on",

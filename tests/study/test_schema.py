@@ -129,6 +129,7 @@ def test_other_weights_or_another_template_in_the_same_place_make_other_runs(tmp
     (model / "generation_config.json").write_text("{}")
     third = ids()
     (model / "results.json").write_text("{}")
+    (model / "tokenizer").mkdir()
     assert ids() == third
     assert len(first | second | third) == 3 * len(first)
 

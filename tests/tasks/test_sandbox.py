@@ -205,6 +205,10 @@ RIGHT_CODE = {
         "@f.register\ndef _(x: int):\n    return 1",
         "assert (f('a'), f(2)) == (0, 1)",
     ),
+    "later import of a submodule": (
+        "from xml.dom import minidom\ndef f(x):\n    return minidom.parseString(x).documentElement.tagName",
+        "assert f('<a/>') == 'a'",
+    ),
     "later import": (
         "from datetime import datetime\ndef f():\n    return datetime.strptime('2020', '%Y').year",
         "assert f() == 2020",

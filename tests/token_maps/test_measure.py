@@ -106,12 +106,14 @@ def test_bytes_of_a_character_are_told_apart(trainer):
 
 
 def test_a_space_that_the_decoder_drops_is_shown():
-    words = Tokenizer(models.WordLevel({"\u2581the": 0, "the": 1, "<0xE7>": 2, "?": 3}, unk_token="?"))
+    words = Tokenizer(
+        models.WordLevel({"\u2581the": 0, "the": 1, "<0xE7>": 2, "\u2581\u2581\u2581if": 3, "?": 4}, unk_token="?")
+    )
     words.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
-    assert [_token_text(tokenizer, token) for token in range(3)] == [" the", "the", "\\xe7"]
+    assert [_token_text(tokenizer, token) for token in range(4)] == [" the", "the", "\\xe7", "   if"]
 
 
 def test_only_what_the_run_computes_gives_a_measure(tmp_path):

@@ -35,6 +35,12 @@ STEP = {
 """What only a step of training has."""
 
 
+def test_the_last_step_is_logged_whatever_the_interval(tmp_path):
+    trainer = build(tmp_path, max_steps=3, logging_steps=500)
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [3]
+
+
 def test_a_log_has_these_metrics_and_an_evaluation_all_that_are_not_about_a_step(tmp_path):
     trainer = build(
         tmp_path,

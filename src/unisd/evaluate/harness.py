@@ -28,6 +28,11 @@ def check_harness(names: Sequence[str]) -> None:
     for name in names:
         if name not in known:
             raise ValueError(f"lm-eval has no task {name!r}.{suggestion(name, known)} `lm_eval ls tasks` lists all.")
+    _check_loads(tuple(names))
+
+
+@cache
+def _check_loads(names: tuple[str, ...]) -> None:
     try:
         _manager().load(list(names))
     except Exception as error:

@@ -70,16 +70,18 @@ def held_out_views(
         views = build_views(example, demonstration)
         return {name: view for name, view in views.items() if name in (STUDENT_VIEW, PRIVILEGED)}
 
-    if is_teacher_asked:
-        assert_same_generation_prompt(tokenizer, built(examples[0]), options)
     found = []
     for index, example in enumerate(examples):
         try:
+            if is_teacher_asked:
+                assert_same_generation_prompt(tokenizer, built(example), options)
             found.append(render_views(example, tokenizer, options, built))
         except PromptOverflow as overflow:
             if is_teacher_asked and options.on_overflow != "drop":
                 raise PromptOverflow(f"row {index}: {overflow}", view=overflow.view) from overflow
             found.append(render_views(example, tokenizer, options, lambda one: {STUDENT_VIEW: one.prompt}))
+        except ValueError as error:
+            raise ValueError(f"row {index}: {error}") from error
     return found
 
 

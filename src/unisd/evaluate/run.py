@@ -61,7 +61,7 @@ def evaluate(
     text = None if general_text is None else read_text(general_text)
     check_vocabulary(model, tokenizer)
     if base is not None:
-        _check_base(model, tokenizer, base)
+        _check_base(model, base)
     demonstration = demonstration or Demonstration()
     meter = TaskMeter(model, tokenizer, options, demonstration, limit, num_samples, with_teacher)
     measured = [meter(task) for task in tasks]
@@ -188,8 +188,9 @@ def _task(target: Target, spec: str) -> Task:
         grader = own.grader if isinstance(own, DataSource) and own.task is None else None
         if grader is None:
             raise ValueError(
-                f"--task {spec}: nothing says how its answers are graded. Give data.eval.path={path} and "
-                f"data.eval.grader=NAME instead, where NAME is one of {', '.join(GRADERS)} or my_graders:grade."
+                f"--task {spec}: nothing says how its answers are graded. Give eval.tasks=null and "
+                f"'data.eval={{path: {path}, grader: NAME}}' instead, where NAME is one of {', '.join(GRADERS)} or "
+                "my_graders:grade."
             )
         source = {"path": path, "grader": grader}
     elif path:
@@ -213,10 +214,9 @@ def _base(target: Target, base: Target | None) -> BaseModel:
     return BaseModel(base.name, model.to(target.options.device))
 
 
-def _check_base(model: Any, tokenizer: PreTrainedTokenizerBase, base: BaseModel) -> None:
+def _check_base(model: Any, base: BaseModel) -> None:
     if base.model is None:
         return
-    check_vocabulary(base.model, tokenizer)
     mine, theirs = (one.config.get_text_config().vocab_size for one in (model, base.model))
     if mine != theirs:
         raise ValueError(

@@ -174,7 +174,7 @@ def _line(table: Table, row: Row) -> tuple[str, ...]:
 
 
 def _held_out_questions(study: StudyRecord, runs: Sequence[RunRecord]) -> list[Question]:
-    """Held-out prompts with everybody's answers: those first on which the rows differ."""
+    """Held-out prompts with everybody's answers: the first on which the rows differ."""
     found = [("base", study.base), *((run.variant, run.results) for run in runs)]
     everyone = [(name, results) for name, results in found if results is not None]
     if len(everyone) < 2 or not study.table.tasks:
@@ -183,7 +183,6 @@ def _held_out_questions(study: StudyRecord, runs: Sequence[RunRecord]) -> list[Q
     by_id = [(name, {item.id: item for item in results.task(task).items}) for name, results in everyone]
     shared = [key for key in by_id[0][1] if all(key in items for _, items in by_id)]
     differing = [key for key in shared if len({items[key].correct for _, items in by_id}) > 1]
-    chosen = list(dict.fromkeys([*differing, *shared]))[:NUM_QUESTIONS]
     return [
         Question(
             f"{task}, held-out prompt {key}",
@@ -195,5 +194,5 @@ def _held_out_questions(study: StudyRecord, runs: Sequence[RunRecord]) -> list[Q
                 for name, items in by_id
             ],
         )
-        for key in chosen
+        for key in differing[:NUM_QUESTIONS]
     ]

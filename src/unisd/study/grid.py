@@ -133,7 +133,9 @@ def _model_identity(name_or_path: str) -> str:
     folder = Path(name_or_path)
     if not folder.is_dir():
         return name_or_path
-    files = {file.name: _sampled_digest(file) for pattern in _MODEL_FILES for file in folder.glob(pattern)}
+    files = {
+        file.name: _sampled_digest(file) for pattern in _MODEL_FILES for file in folder.glob(pattern) if file.is_file()
+    }
     return f"folder {hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]}"
 
 

@@ -170,7 +170,8 @@ def _token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
         byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
         parts = bytes.fromhex(fallback[1]) if fallback else bytes(byte_of[one] for one in piece if one in byte_of)
         return parts.decode("utf-8", "backslashreplace") or text
-    return f" {text}" if piece.startswith("\u2581") and not text.startswith(" ") else text
+    num_spaces = len(piece) - len(piece.lstrip("\u2581"))
+    return f"{' ' * num_spaces}{text.lstrip(' ')}" if num_spaces else text
 
 
 def _map_of(

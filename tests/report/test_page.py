@@ -142,6 +142,14 @@ def test_a_large_study_stays_below_two_megabytes_and_says_what_it_left_out(tmp_p
     assert "14 more maps lie in examples.json" in page
 
 
+def test_the_curves_of_many_runs_stay_small(tmp_path):
+    run = read.read_folder(write_run(tmp_path / "run", history=history(100, start=2.0)))
+    assert isinstance(run, read.RunRecord)
+    # 165 runs; 1.5 megabytes with as many points as few runs have.
+    charts = curve_charts({f"recipe-{number}": [run] * 5 for number in range(33)})
+    assert sum(len(chart.svg) for chart in charts) < MEGABYTE
+
+
 def test_what_would_be_too_large_goes_without_heat_maps_and_says_so(tmp_path, monkeypatch):
     folder = write_run(tmp_path / "run")
     whole = report_html(folder)

@@ -104,12 +104,12 @@ def require_matplotlib() -> None:
         ) from None
 
 
-def curves(title: str, lines: Sequence[Curve], *, is_percent: bool = False) -> Chart:
-    """A chart of `LINES_PER_CHART` curves at most."""
+def curves(title: str, lines: Sequence[Curve], *, is_percent: bool = False, max_points: int = MAX_POINTS) -> Chart:
+    """A chart of `LINES_PER_CHART` curves at most, with up to `max_points` of every seed."""
 
     def draw(figure: Figure, axes: Any) -> None:
         for number, curve in enumerate(lines):
-            _draw_curve(axes, curve, _LINES[number], _DASHES[number])
+            _draw_curve(axes, curve, _LINES[number], _DASHES[number], max_points)
         axes.set_xlabel("optimizer step")
         axes.xaxis.get_major_locator().set_params(integer=True)
         if is_percent:
@@ -120,8 +120,8 @@ def curves(title: str, lines: Sequence[Curve], *, is_percent: bool = False) -> C
     return _svg(title, 3.6, 2.5 + (0.18 * len(lines) if len(lines) > 1 else 0), draw)
 
 
-def _draw_curve(axes: Any, curve: Curve, colour: str, dash: str) -> None:
-    seeds = [_thinned(points) for points in curve.seeds if points]
+def _draw_curve(axes: Any, curve: Curve, colour: str, dash: str, max_points: int) -> None:
+    seeds = [_thinned(points, max_points) for points in curve.seeds if points]
     if not seeds:
         return
     if len(seeds) > 1:
@@ -183,9 +183,9 @@ def mean_of(seeds: Sequence[Points]) -> dict[float, float]:
     return {step: fmean(points[step] for points in seeds if step in points) for step in sorted(shared)}
 
 
-def _thinned(points: Points) -> Points:
+def _thinned(points: Points, max_points: int) -> Points:
     steps = sorted(points)
-    size = -(-len(steps) // MAX_POINTS)
+    size = -(-len(steps) // max_points)
     if size <= 1:
         return {step: points[step] for step in steps}
     blocks = [steps[start : start + size] for start in range(0, len(steps), size)]

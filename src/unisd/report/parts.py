@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from unisd.report.charts import LINES_PER_CHART, Chart, Curve, curves
+from unisd.report.charts import LINES_PER_CHART, MAX_POINTS, Chart, Curve, curves
 from unisd.report.heatmap import heatmap_markup, legend, scales_of, shown
 from unisd.report.read import RunRecord
 from unisd.study.render import mechanism
@@ -16,6 +16,8 @@ from unisd.token_maps.record import Answer, KeptExample, KeptExamples
 
 MAX_TEXT = 1500
 """Characters of a prompt or an answer."""
+POINTS_PER_QUANTITY = 3000
+"""Drawn of all seeds of all recipes: the page of a study of a hundred runs and more stays small."""
 
 TITLES = {
     "loss": "Loss",
@@ -106,6 +108,8 @@ def curve_charts(groups: Mapping[str, Sequence[RunRecord]]) -> list[Chart]:
         if name.startswith("eval_") and name.endswith("_accuracy")
     }
     drawn = []
+    num_seeds = sum(len(runs) for runs in groups.values())
+    max_points = max(12, min(MAX_POINTS, POINTS_PER_QUANTITY // max(1, num_seeds)))
     for name, title in {**TITLES, **accuracies}.items():
         factor = 100 if name in accuracies else 1
         # A single point is no curve; the tables have it.
@@ -120,7 +124,7 @@ def curve_charts(groups: Mapping[str, Sequence[RunRecord]]) -> list[Chart]:
         blocks = [lines[start:end] for start, end in pairwise(bounds)]
         for number, block in enumerate(blocks, start=1):
             part = f" ({number} of {len(blocks)})" if len(blocks) > 1 else ""
-            drawn.append(curves(f"{title}{part}", block, is_percent=name in accuracies))
+            drawn.append(curves(f"{title}{part}", block, is_percent=name in accuracies, max_points=max_points))
     return drawn
 
 

